@@ -1,0 +1,34 @@
+"""One timer that is set again and again, mostly to a time that it has already."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+
+class Alarm:
+    """Calls ``ring`` on the loop at the earliest of the times that it was set to.
+
+    Once it rang, it must be set anew.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
+        self._loop = loop
+        self._ring = ring
+        self._handle: asyncio.TimerHandle | None = None
+        self._at = 0.0
+
+    def set(self, at: float, now: float) -> None:
+        if self._handle is not None:
+            if self._at <= at:
+                return
+            self._handle.cancel()
+        self._at = at
+        self._handle = self._loop.call_later(max(at - now, 0.0), self._rang)
+
+    def _rang(self) -> None:
+        self._handle = None
+        self._ring()

@@ -1,0 +1,136 @@
+"""When to hold a batch that could start: only for the clients that the last one answered.
+
+Starting at once is right, with one exception: a closed loop of N clients, N within one batch. Half
+of them is answered while the other half waits; that half starts at once, and two alternating
+half-batches are what remains, each paying the fixed cost a. Clients that wait for their answer and
+ask again come back within a round trip, so it is enough to hold that long.
+
+Let F(h) be the share of a batch's inputs that is followed by a new one within h of the answer. When
+every batch is held for h after its predecessor's end, N clients settle at batches of N / (2 -
+F(h)), one each h + a + k·n seconds. Holding pays where
+
+    g(h) = (h + a) · (2 - F(h))
+
+is least, and if that is below g(0) = 2a by a margin: k has no part in it. F is a decayed histogram
+of what came back and when. Under Poisson arrivals F(h) <= h / c(n) on average, where g(h) > 2a for
+every h < a, so open-loop traffic is never held for long. A rule on the mean gap between arrivals
+would defeat itself: that mean includes the time of the batch. docs/adr/0010-rebound-rule.md has the
+figures.
+"""
+
+from __future__ import annotations
+
+from math import log2
+
+# Bucket edges, a quarter of an octave apart: 50 µs to 0.2 s.
+_FIRST_S = 50e-6
+_PER_OCTAVE = 4
+_BUCKETS = 48
+EDGES = tuple(_FIRST_S * 2 ** ((i + 1) / _PER_OCTAVE) for i in range(_BUCKETS))
+_INVERSE_FIRST = 1 / _FIRST_S
+
+# About twenty windows of memory.
+_GROWTH = 1 / 0.95
+_RESCALE_AT = 1e12
+_LONGEST = 0.75
+_WORTHWHILE = 0.95
+_ALL = 0.999
+# The fit is tried early, and later at every sixteenth window: it is the dearest part.
+_FIRST_FIT = 4
+_LATEST_FIT = 16
+
+
+class Rebound:
+    """Learns F for one queue, and says how long a hold is worth."""
+
+    __slots__ = (
+        "_answered",
+        "_batches",
+        "_histogram",
+        "_next_fit",
+        "_until",
+        "_weight",
+        "_windows",
+        "back",
+        "expected",
+        "hold_for",
+        "since",
+    )
+
+    def __init__(self) -> None:
+        # Inputs that came since the last answers at `since`, and how many would make all of them.
+        self.back = 0
+        self.expected = 0
+        self.since = 0.0
+        self.hold_for = 0.0
+        self._until = 0.0
+        self._answered = 0.0
+        self._batches = 0.0
+        self._weight = 1.0
+        self._windows = 0
+        self._next_fit = _FIRST_FIT
+        self._histogram = [0.0] * _BUCKETS
+
+    def arrived(self, size: int, now: float) -> None:
+        self.back += size
+        if now < self._until:
+            delay = (now - self.since) * _INVERSE_FIRST
+            bucket = int(log2(delay) * _PER_OCTAVE) if delay > 1.0 else 0
+            self._histogram[bucket] += self._weight * size
+
+    def answered(self, size: int, now: float, a: float) -> None:
+        """Inputs were answered; ``a`` is the fixed cost of a batch in seconds."""
+        owed = self.expected - self.back if now < self._until else 0
+        self.expected = size + owed if owed > 0 else size
+        self.back = 0
+        self.since = now
+        # No hold can last longer, so nothing later needs to be counted.
+        self._until = now + min(a * _LONGEST, EDGES[-1] * 0.999)
+        self._weight *= _GROWTH
+        self._answered += self._weight * size
+        self._batches += self._weight
+        self._windows += 1
+        if self._windows >= self._next_fit:
+            self._next_fit += min(self._windows, _LATEST_FIT)
+            self._refit(a)
+
+    def hold_until(self, now: float) -> float | None:
+        """Until when a batch that is not full should wait for those who are about to come back."""
+        if self.hold_for == 0.0 or self.back >= self.expected:
+            return None
+        until = self.since + self.hold_for
+        return until if now < until else None
+
+    def expect_no_more(self) -> None:
+        """No hold until the next answers."""
+        self.expected = self.back
+
+    def _refit(self, a: float) -> None:
+        longest = a * _LONGEST
+        least = 2.0 * a * _WORTHWHILE
+        best = held = edge = back = 0.0
+        share_of = 1.0 / self._answered
+        size = self._answered / self._batches
+        share = 0.0
+        for count, next_edge in zip(self._histogram, EDGES, strict=True):
+            # Nobody is left to wait for, or nothing later can be better.
+            if next_edge > longest or share >= _ALL or held + a > least:
+                break
+            # All are back by then, and the hold over, with a chance of about F^n.
+            held += (next_edge - edge) * (1.0 - share**size)
+            edge = next_edge
+            back += count
+            share = min(back * share_of, 1.0)
+            g = (held + a) * (2.0 - share)
+            if g < least:
+                least = g
+                best = edge
+        self.hold_for = best
+        if self._weight > _RESCALE_AT:
+            self._rescale()
+
+    def _rescale(self) -> None:
+        self._histogram = [count / self._weight for count in self._histogram]
+        self._answered /= self._weight
+        self._batches /= self._weight
+        self._weight = 1.0
