@@ -1,0 +1,289 @@
+"""Serving one who asks: lease what is fresh, ask after what may be old, fill what is missing."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from thalamus_lite.errors import (
+    CacheUnusable,
+    WeightChanged,
+    WeightNotFound,
+    WeightOffline,
+    WeightUnreachable,
+)
+from thalamus_lite.weights.fill import Means, Order, fill
+from thalamus_lite.weights.flight import Flight
+from thalamus_lite.weights.freshness import is_fresh
+from thalamus_lite.weights.holds import PublishedMeanwhile
+from thalamus_lite.weights.names import check_names
+from thalamus_lite.weights.origin import OriginOptions
+from thalamus_lite.weights.put import NoOrigin, NoProgress, PutDownload, put_files, put_name
+from thalamus_lite.weights.uses import Uses
+from thalamus_lite.weights.want import content_ident, source_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from thalamus_lite.weights.lease import EntryLease
+    from thalamus_lite.weights.options import CacheOptions
+    from thalamus_lite.weights.origin import Origin, RemoteFiles
+    from thalamus_lite.weights.records import Known
+    from thalamus_lite.weights.sources import WeightSource
+    from thalamus_lite.weights.stats import Tally
+    from thalamus_lite.weights.store import Store
+    from thalamus_lite.weights.wiring import Wiring
+
+_log = logging.getLogger("thalamus_lite")
+
+# Between two looks an entry may be evicted again; each round but the first needs such bad luck.
+_ROUNDS = 8
+_RESTARTS = 2
+_MEMO_SIZE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """``filename`` renames a single file; ``timeout_s`` takes the place of the cache's own."""
+
+    source: WeightSource
+    filename: str | None = None
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Want:
+    asked: Asked
+    key: str
+    origin: Origin
+
+
+class Asker:
+    def __init__(self, options: CacheOptions, wiring: Wiring, tally: Tally) -> None:
+        self._options = options
+        self._wiring = wiring
+        self._system = wiring.system
+        self._tally = tally
+        self._flight = Flight()
+        self._uses = Uses(wiring.system.monotonic)
+        self._origins: dict[tuple[str, float], Origin] = {}
+        self._wants: dict[Asked, _Want] = {}
+        self._unreachable: dict[str, float] = {}
+
+    def ask(self, store: Store, asked: Asked, cancel: threading.Event) -> EntryLease:
+        want = self._want(asked)
+        since = self._system.wall_clock()
+        for _ in range(_ROUNDS):
+            lease = self._fresh(store, want, since)
+            if lease is None:
+                lease = self._flight.run(
+                    want.key, lambda: self._bring(store, want, since, cancel), cancel
+                )
+            if lease is not None:
+                return lease
+        raise CacheUnusable(
+            f"{asked.source.name} is evicted as fast as it is fetched: raise THALAMUS_CACHE_MAX_GB"
+        )
+
+    def get(self, store: Store, key: str) -> Path | None:
+        known = store.index.known(source_key("put", key))
+        lease = known and self._lease(store, source_key("put", key), known)
+        if not lease:
+            self._tally.miss()
+            return None
+        self._hit(store, lease)
+        lease.release()
+        return lease.path
+
+    def put(self, store: Store, key: str, make: Callable[[Path], object]) -> Path:
+        name, remote = source_key("put", key), put_files(key)
+        order = Order(name, content_ident(name, remote), put_name(key), remote, None)
+        never = threading.Event()
+        means = Means(NoOrigin(), PutDownload(make), NoProgress, self._tally, never)
+        for _ in range(_ROUNDS):
+            known = store.index.known(name)
+            lease = known and self._lease(store, name, known)
+            if lease:
+                self._hit(store, lease)
+            else:
+                lease = self._flight.run(name, lambda: self._fill(store, order, means), never)
+            if lease is not None:
+                lease.release()
+                return lease.path
+        raise CacheUnusable("the weight cache evicts as fast as it is filled: raise its size")
+
+    def contains(self, store: Store, key: str) -> bool:
+        known = store.index.known(source_key("put", key))
+        return known is not None and store.layout.path(known.entry_id, known.relpath).exists()
+
+    def flush(self, store: Store) -> None:
+        self._uses.flush(store.index)
+
+    def after_fork(self) -> None:
+        self._flight.after_fork()
+        self._uses.after_fork()
+
+    def _want(self, asked: Asked) -> _Want:
+        want = self._wants.get(asked)
+        if want is None:
+            source, timeout_s = asked.source, asked.timeout_s or self._options.timeout_s
+            origin = self._origins.get((source.type, timeout_s))
+            if origin is None:
+                options = OriginOptions(self._options.deny_private_addresses, timeout_s)
+                origin = self._wiring.origin_for(source, options)
+                self._origins[source.type, timeout_s] = origin
+            patterns = getattr(source, "allow_patterns", None)
+            narrowed = sorted(patterns) if patterns else None
+            key = source_key(origin.identity(source), narrowed, source.sha256, asked.filename)
+            if len(self._wants) >= _MEMO_SIZE:
+                self._wants.clear()
+            want = self._wants[asked] = _Want(asked, key, origin)
+        return want
+
+    def _fresh(self, store: Store, want: _Want, since: float) -> EntryLease | None:
+        """A lease on what may be served without asking anybody."""
+        known = store.index.known(want.key)
+        if known is None:
+            return None
+        stale = self._system.monotonic() < self._unreachable.get(want.key, 0.0)
+        now = self._system.wall_clock()
+        fresh = is_fresh(known, now=now, ttl_s=self._options.ttl_s, since=since)
+        if not (fresh or stale or self._options.offline):
+            return None
+        lease = self._lease(store, want.key, known)
+        if lease is not None:
+            self._hit(store, lease)
+            if stale and not fresh:
+                self._tally.served_stale()
+        return lease
+
+    def _lease(self, store: Store, key: str, known: Known) -> EntryLease | None:
+        """None: it is gone, or on its way."""
+        pause = 0.001
+        while True:
+            lease = store.lease(key, known)
+            if lease is not None or pause > 1.0:
+                return lease
+            # Who plans an eviction holds each entry for a moment, to see whether it could go.
+            still = store.index.known(key)
+            if still is None:
+                return None
+            known = still
+            time.sleep(pause)
+            pause *= 2
+
+    def _hit(self, store: Store, lease: EntryLease) -> None:
+        self._tally.hit()
+        self._uses.used(store.index, lease.entry_id)
+
+    def _bring(
+        self, store: Store, want: _Want, since: float, cancel: threading.Event
+    ) -> EntryLease | None:
+        """What the one thread does that all others wait for."""
+        lease = self._fresh(store, want, since)
+        if lease is not None:
+            return lease
+        known = store.index.known(want.key)
+        try:
+            return self._ask_origin(store, want, known, cancel)
+        except WeightUnreachable as error:
+            if known is None:
+                raise
+            lease = self._lease(store, want.key, known)
+            if lease is None:
+                raise
+            _log.warning(
+                "%s cannot be asked after, the cached copy is served: %s",
+                want.asked.source.name,
+                error,
+            )
+            self._unreachable[want.key] = self._system.monotonic() + self._options.ttl_s
+            self._hit(store, lease)
+            self._tally.served_stale()
+            return lease
+
+    def _ask_origin(
+        self, store: Store, want: _Want, known: Known | None, cancel: threading.Event
+    ) -> EntryLease | None:
+        source = want.asked.source
+        asked_at = self._system.wall_clock()
+        remote: RemoteFiles | None
+        if known is not None:
+            remote = want.origin.revalidate(source, known.validator)
+            if remote is None:
+                store.index.point(want.key, known.entry_id, known.validator, asked_at)
+                self._unreachable.pop(want.key, None)
+                lease = self._lease(store, want.key, known)
+                if lease is not None:
+                    self._hit(store, lease)
+                return lease
+        elif self._options.offline:
+            raise WeightOffline(
+                f"{source.name} is not in the weight cache, and THALAMUS_OFFLINE or HF_HUB_OFFLINE"
+                " is set: fetch it once while online"
+            )
+        else:
+            remote = want.origin.list(source)
+        means = Means(
+            want.origin, self._wiring.download, self._wiring.progress, self._tally, cancel
+        )
+        for restarts in range(_RESTARTS + 1):
+            try:
+                lease = self._fill(store, self._order(want, remote, asked_at), means)
+            except WeightChanged:
+                if restarts == _RESTARTS:
+                    raise
+                asked_at = self._system.wall_clock()
+                remote = want.origin.list(source)
+            else:
+                self._unreachable.pop(want.key, None)
+                return lease
+        return None
+
+    def _order(self, want: _Want, remote: RemoteFiles, asked_at: float) -> Order:
+        source, filename = want.asked.source, want.asked.filename
+        files = remote.files
+        if not files or (len(files) > 1 and not remote.directory):
+            raise WeightNotFound(f"{source.name} consists of no files: check its name")
+        if source.sha256 is not None:
+            # The user's word counts before the server's; theirs must then agree with it.
+            files = tuple(
+                replace(file, digests={**file.digests, "sha256": source.sha256}) for file in files
+            )
+        if filename is not None and not remote.directory:
+            files = (replace(files[0], relpath=filename),)
+        check_names(file.relpath for file in files)
+        remote = replace(remote, files=files)
+        for_ever = remote.immutable or source.sha256 is not None
+        return Order(
+            key=want.key,
+            ident=content_ident(want.key, remote),
+            name=source.name,
+            remote=remote,
+            checked_at=None if for_ever else asked_at,
+        )
+
+    def _fill(self, store: Store, order: Order, means: Means) -> EntryLease | None:
+        """A lease on the content of the order, made here unless it is there; None: look again."""
+        self._uses.flush(store.index)
+        for _ in range(_ROUNDS):
+            ready = store.index.ready(order.ident)
+            if ready is not None:
+                lease = self._lease(store, order.key, ready)
+                if lease is not None:
+                    remote = order.remote
+                    store.index.point(order.key, ready.entry_id, remote.validator, order.checked_at)
+                    self._hit(store, lease)
+                    return lease
+            try:
+                made = fill(store, order, means)
+            except PublishedMeanwhile:
+                continue
+            self._tally.miss()
+            self._tally.totals = store.index.totals()
+            return made
+        return None

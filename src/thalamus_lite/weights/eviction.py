@@ -1,0 +1,185 @@
+"""What goes when room is needed: the least recently used entries that nobody has a lease on."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from thalamus_lite.weights.layout import disk_errors, remove
+from thalamus_lite.weights.lease import lock_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from thalamus_lite.weights.records import Candidate, Unfinished
+    from thalamus_lite.weights.store import Store
+
+PAGE = 64
+"""Entries looked at, locked and removed at a time: each lock is a descriptor."""
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What the chosen entries free together: a shared blob counts with its last holder."""
+
+    freed: int = 0
+    files: int = 0
+    _chosen: Counter[int] = field(default_factory=Counter)
+
+    def add(self, candidate: Candidate) -> None:
+        for blob_id, size, refs in candidate.blobs:
+            self._chosen[blob_id] += 1
+            if self._chosen[blob_id] == refs:
+                self.freed += size
+                self.files += 1
+
+
+def make_room(store: Store, need: int) -> bool:
+    """Evict entries until at least ``need`` bytes went.
+
+    False: that is not possible. Then no entry went.
+    """
+    need -= drop_dead_partials(store, need)
+    if need <= 0:
+        return True
+    plan = Ledger()
+    victims: list[str] = []
+    for candidate in _in_order_of_use(store):
+        if plan.freed >= need:
+            break
+        if _is_free(store, candidate.entry_id):
+            plan.add(candidate)
+            victims.append(candidate.entry_id)
+    if plan.freed < need:
+        return False
+    for start in range(0, len(victims), PAGE):
+        evict(store, victims[start : start + PAGE])
+    return True
+
+
+def clear(store: Store) -> tuple[int, int]:
+    """Evict all that has no lease: (bytes, files) freed."""
+    freed = drop_dead_partials(store, store.options.max_bytes)
+    plan = Ledger()
+    page: list[Candidate] = []
+    for candidate in [*_in_order_of_use(store), None]:
+        if candidate is not None:
+            page.append(candidate)
+        if page and (candidate is None or len(page) == PAGE):
+            gone = evict(store, [c.entry_id for c in page])
+            for each in page:
+                if each.entry_id in gone:
+                    plan.add(each)
+            page = []
+    return plan.freed + freed, plan.files
+
+
+def evict(store: Store, entry_ids: list[str]) -> set[str]:
+    """Remove those of the entries that nobody has a lease on, and return their ids."""
+    with ExitStack() as locks:
+        mine = [entry_id for entry_id in entry_ids if _lock(store, entry_id, locks)]
+        if mine:
+            store.index.evict(mine)
+            store.system.reached("evicting")
+        for entry_id in mine:
+            remove_entry(store, entry_id)
+    return set(mine)
+
+
+def remove_entry(store: Store, entry_id: str) -> None:
+    """Take an entry that is EVICTING out; the caller holds its folder alone, or there is none."""
+    trash = store.layout.to_trash(store.layout.entry(entry_id))
+    store.system.reached("trashed")
+    store.checked.discard(entry_id)
+    dead = store.index.forget(entry_id)
+    store.system.reached("forgotten")
+    unlink_blobs(store, dead)
+    if trash is not None:
+        remove(trash)
+    store.system.reached("removed")
+
+
+def unlink_blobs(store: Store, dead: list[tuple[int, str]]) -> None:
+    if not dead:
+        return
+    for _, sha256 in dead:
+        store.layout.unlink_blob(sha256)
+    store.system.reached("unlinked")
+    store.index.drop_blobs(blob_id for blob_id, _ in dead)
+
+
+def drop_dead_partials(store: Store, need: int) -> int:
+    """Give up downloads that nobody goes on with, until ``need`` bytes went; returns how many."""
+    freed = 0
+    for row in store.index.unfinished():
+        if freed >= need:
+            break
+        if row.state == "FETCHING":
+            freed += _drop_if_dead(store, row)
+    return freed
+
+
+def drop_partial(store: Store, row: Unfinished) -> None:
+    """Forget a download with all it has brought; the caller holds its folder alone."""
+    trash = store.layout.to_trash(store.layout.partial(row.ident))
+    # Its folder may be complete, and its publisher dead before the rows said so.
+    store.layout.discard(store.layout.entry(row.entry_id))
+    unlink_blobs(store, store.index.forget(row.entry_id, row.ident))
+    if trash is not None:
+        remove(trash)
+
+
+def _drop_if_dead(store: Store, row: Unfinished) -> int:
+    if not store.locks_hold:
+        # Its lock could be had even if it were alive.
+        return 0
+    before = store.index.totals()
+    try:
+        with disk_errors():
+            fd = lock_folder(store.layout.partial(row.ident), fcntl.LOCK_EX, store.system.flock)
+    except FileNotFoundError:
+        # The folder is made and locked before the row, so nobody is at work on it.
+        fd = -1
+    if fd is None:
+        return 0
+    try:
+        drop_partial(store, row)
+    finally:
+        if fd >= 0:
+            os.close(fd)
+    after = store.index.totals()
+    return max(0, before.bytes + before.reserved_bytes - after.bytes - after.reserved_bytes)
+
+
+def _in_order_of_use(store: Store) -> Iterator[Candidate]:
+    after = (-1, "")
+    while page := store.index.candidates(after, PAGE):
+        yield from page
+        after = (page[-1].last_used, page[-1].entry_id)
+
+
+def _is_free(store: Store, entry_id: str) -> bool:
+    try:
+        fd = store.lock(entry_id, fcntl.LOCK_EX)
+    except FileNotFoundError:
+        # Somebody deleted its folder: its rows are all that is left to remove.
+        return True
+    if fd is None:
+        return False
+    os.close(fd)
+    return True
+
+
+def _lock(store: Store, entry_id: str, locks: ExitStack) -> bool:
+    try:
+        fd = store.lock(entry_id, fcntl.LOCK_EX)
+    except FileNotFoundError:
+        return True
+    if fd is None:
+        return False
+    locks.callback(os.close, fd)
+    return True

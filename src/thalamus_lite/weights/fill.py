@@ -1,0 +1,285 @@
+"""How an entry comes into being: reserve, download, verify, publish. Each step survives a crash.
+
+The maker holds ``partial/<ident>`` alone from before its first row to after its last. Where it
+cannot (locks that do not hold, a holder that stands still) it works beside the other, on files with
+names of its own: that costs bandwidth, and whoever publishes first serves both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from thalamus_lite.errors import (
+    CacheFull,
+    DiskFull,
+    WeightAccessDenied,
+    WeightChanged,
+    WeightCorrupt,
+    WeightError,
+    WeightNotFound,
+)
+from thalamus_lite.weights.eviction import drop_partial, make_room, unlink_blobs
+from thalamus_lite.weights.holds import PublishedMeanwhile, hold_partial
+from thalamus_lite.weights.layout import disk_errors, seal
+from thalamus_lite.weights.manifest import ManifestFile
+from thalamus_lite.weights.partials import Parts
+from thalamus_lite.weights.publish import BlobsMissing, Finished, publish
+from thalamus_lite.weights.records import Claim, Unfinished
+from thalamus_lite.weights.statements import length
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from thalamus_lite.weights.holds import Hold
+    from thalamus_lite.weights.lease import EntryLease
+    from thalamus_lite.weights.origin import Download, Origin, Progress, RemoteFile, RemoteFiles
+    from thalamus_lite.weights.stats import Tally
+    from thalamus_lite.weights.store import Store
+
+# Beyond this size a file brings its own connections.
+_SMALL_BYTES = 32 * 1024 * 1024
+_SMALL_AT_ONCE = 4
+# What is shared may be evicted while the rest is being downloaded, but hardly twice.
+_BUILDS = 3
+# After these the bytes are of no use to a later attempt.
+_USELESS = (WeightCorrupt, WeightChanged, WeightNotFound, WeightAccessDenied)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to make: ``remote``'s files, as the entry of ``ident``."""
+
+    key: str
+    ident: str
+    name: str
+    remote: RemoteFiles
+    checked_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What to make it with."""
+
+    origin: Origin
+    download: Download
+    progress: Callable[[str, int | None], Progress]
+    tally: Tally
+    cancel: threading.Event
+
+
+def fill(store: Store, order: Order, means: Means) -> EntryLease:
+    """Make the entry, and return the first lease on it.
+
+    Raises:
+        PublishedMeanwhile: another made it: look again.
+        CacheFull, DiskFull: there is no room, and none can be made.
+        WeightError: what the download raises.
+    """
+    if store.index.ready(order.ident) is not None:
+        raise PublishedMeanwhile
+    with hold_partial(store, order.ident, means.cancel) as hold:
+        if store.index.ready(order.ident) is not None:
+            # The folder may be new, made to wait in.
+            store.layout.discard(hold.folder)
+            raise PublishedMeanwhile
+        try:
+            lease = _Maker(store, order, means, hold).make()
+        except FileNotFoundError as error:
+            # Another has cleared the folder: after publishing, or because it held nobody alive.
+            raise PublishedMeanwhile from error
+        store.layout.discard(hold.folder)
+        store.system.reached("cleaned")
+        return lease
+
+
+class _Maker:
+    def __init__(self, store: Store, order: Order, means: Means, hold: Hold) -> None:
+        self._store = store
+        self._order = order
+        self._means = means
+        self._hold = hold
+        self._parts = Parts(store, hold, order.ident)
+        self._entry_id = ""
+        self._lock = threading.Lock()
+        self._needs = {n: file.size or 0 for n, file in enumerate(order.remote.files)}
+        self._here: dict[int, ManifestFile] = {}
+
+    def make(self) -> EntryLease:
+        try:
+            return self._make()
+        except (PublishedMeanwhile, FileNotFoundError):
+            self._parts.discard()
+            raise
+        except BaseException as error:
+            # What went wrong first is what the caller must hear of.
+            with contextlib.suppress(WeightError, OSError):
+                self._give_up(useless=isinstance(error, _USELESS))
+            raise
+
+    def _make(self) -> EntryLease:
+        self._parts.sweep()
+        self._find_shared()
+        self._reserve()
+        self._store.system.reached("reserved")
+        for _ in range(_BUILDS):
+            self._download_missing()
+            try:
+                return publish(self._store, self._finished())
+            except BlobsMissing as missing:
+                for n, file in enumerate(self._order.remote.files):
+                    if file.relpath in missing.relpaths:
+                        del self._here[n]
+                self._reserve()
+        raise PublishedMeanwhile
+
+    def _find_shared(self) -> None:
+        """Files whose bytes are here: staged before a crash, or part of another entry."""
+        index, layout = self._store.index, self._store.layout
+        staged = index.staged(self._order.ident)
+        files = self._order.remote.files
+        blobs = index.sized_blobs({f.digests["sha256"] for f in files if "sha256" in f.digests})
+        for n, file in enumerate(files):
+            claimed = file.digests.get("sha256", "")
+            sha256, size = staged.get(file.relpath) or (claimed, blobs.get(claimed, -1))
+            with contextlib.suppress(FileNotFoundError), disk_errors():
+                if size >= 0 and layout.blob(sha256).stat().st_size == size:
+                    self._here[n] = ManifestFile(file.relpath, sha256, size)
+
+    def _claim(self) -> Claim:
+        remote = self._order.remote
+        return Claim(
+            key=self._order.key,
+            ident=self._order.ident,
+            name=self._order.name,
+            relpath=None if remote.directory else remote.files[0].relpath,
+            bytes=sum(need for n, need in self._needs.items() if n not in self._here),
+            boot_id=self._store.system.boot_id(),
+        )
+
+    def _reserve(self) -> None:
+        """Take room in the budget and on the disk, and make it where there is none."""
+        store, claim = self._store, self._claim()
+        limit = store.options.max_bytes
+        if sum(self._needs.values()) > limit:
+            raise CacheFull(need=sum(self._needs.values()), free=limit, leased=0)
+        taken = store.index.reserve(claim, limit)
+        while taken.short:
+            if not make_room(store, taken.short):
+                free = max(0, taken.free)
+                raise CacheFull(need=claim.bytes, free=free, leased=limit - free)
+            taken = store.index.reserve(claim, limit)
+        if taken.ready:
+            raise PublishedMeanwhile
+        self._entry_id = taken.entry_id
+        while (short := self._disk_short()) > 0:
+            if not make_room(store, short):
+                raise DiskFull(
+                    f"the disk of the weight cache needs {short} more free bytes: free space, move"
+                    " THALAMUS_CACHE_DIR, or lower THALAMUS_CACHE_MIN_FREE_GB"
+                )
+
+    def _disk_short(self) -> int:
+        """Bytes by which all downloads under way, this one included, would fall below min_free."""
+        store = self._store
+        with disk_errors():
+            free = store.system.free_bytes(store.layout.root)
+        return store.index.totals().pending_bytes + store.options.min_free_bytes - free
+
+    def _download_missing(self) -> None:
+        missing = {n: f for n, f in enumerate(self._order.remote.files) if n not in self._here}
+        if not missing:
+            return
+        known = [file.size for file in missing.values() if file.size is not None]
+        total = sum(known) if len(known) == len(missing) else None
+        progress = self._means.progress(self._order.name, total)
+        self._means.tally.started(progress)
+        try:
+            bring = partial(self._bring, progress)
+            small = {n: f for n, f in missing.items() if _is_small(f)}
+            if len(small) > 1:
+                with ThreadPoolExecutor(_SMALL_AT_ONCE, "thalamus-download") as pool:
+                    _all(pool, bring, small)
+                missing = {n: f for n, f in missing.items() if n not in small}
+            for n, file in missing.items():
+                bring(n, file)
+        finally:
+            self._means.tally.ended(progress)
+
+    def _bring(self, progress: Progress, n: int, file: RemoteFile) -> None:
+        part = self._parts.open(n, file, partial(self._grown, n))
+        with disk_errors():
+            got = self._means.download(
+                self._means.origin, file, part, progress=progress, cancel=self._means.cancel
+            )
+        self._grown(n, got.size)
+        size = seal(part.path, self._store.system.fsync)
+        claimed = file.digests.get("sha256", got.sha256)
+        if size != got.size or size != (size if file.size is None else file.size):
+            raise WeightCorrupt(f"{file.relpath} of {self._order.name} does not have its own size")
+        if claimed != got.sha256:
+            raise WeightCorrupt(f"{file.relpath} of {self._order.name} has another sha256")
+        self._parts.complete(n, size)
+        self._here[n] = ManifestFile(file.relpath, got.sha256, size)
+        self._store.system.reached("verified")
+
+    def _grown(self, n: int, size: int) -> None:
+        """A file whose size nobody told: reserve what it has come to."""
+        with self._lock:
+            if size <= self._needs[n]:
+                return
+            self._needs[n] = size
+            self._reserve()
+
+    def _finished(self) -> Finished:
+        order = self._order
+        paths = self._parts.paths
+        return Finished(
+            entry_id=self._entry_id,
+            claim=replace(self._claim(), bytes=0),
+            files=tuple(self._here[n] for n in sorted(self._here)),
+            parts={self._here[n].relpath: paths[n] for n in paths},
+            folder=self._hold.folder,
+            validator=order.remote.validator,
+            checked_at=order.checked_at,
+        )
+
+    def _give_up(self, useless: bool) -> None:
+        """Keep what a later attempt can go on with; it counts with its size until then."""
+        store, order = self._store, self._order
+        if not self._entry_id:
+            # Nothing was reserved, so nothing was begun; an earlier attempt's parts stay.
+            return
+        if not self._hold.alone:
+            self._parts.discard()
+            unlink_blobs(store, store.index.forget(self._entry_id, order.ident))
+            return
+        done = sum(length(part.extents) for part in store.index.parts(order.ident).values())
+        if useless or not done:
+            row = Unfinished(self._entry_id, order.ident, "FETCHING", "")
+            drop_partial(store, row)
+        else:
+            store.index.hold(self._entry_id, done)
+
+
+def _is_small(file: RemoteFile) -> bool:
+    return file.size is not None and file.size <= _SMALL_BYTES
+
+
+def _all(
+    pool: ThreadPoolExecutor,
+    bring: Callable[[int, RemoteFile], None],
+    files: dict[int, RemoteFile],
+) -> None:
+    """All of them, or the first error once those under way have ended."""
+    futures = [pool.submit(bring, n, file) for n, file in files.items()]
+    try:
+        for future in futures:
+            future.result()
+    finally:
+        for future in futures:
+            future.cancel()

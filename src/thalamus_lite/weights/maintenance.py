@@ -1,0 +1,144 @@
+"""What the command line does to a cache: list, verify, remove, rebuild."""
+
+from __future__ import annotations
+
+import fcntl
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from thalamus_lite.errors import WeightNotFound
+from thalamus_lite.weights import eviction
+from thalamus_lite.weights.local import file_sha256
+from thalamus_lite.weights.recovery import read_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from thalamus_lite.weights.cache import WeightCache
+    from thalamus_lite.weights.records import Listed
+    from thalamus_lite.weights.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``problem`` is "" for an entry that is as it was published; any other was removed.
+
+    ``in_use``: somebody has a lease on it, so it was only taken out of the index: the next
+    `acquire` fetches it again, and the folder goes after the lease.
+    """
+
+    entry_id: str
+    name: str
+    problem: str
+    in_use: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    removed: tuple[str, ...]
+    in_use: tuple[str, ...]
+    freed_bytes: int
+
+
+def list_entries(cache: WeightCache) -> list[Listed]:
+    """All entries, the most recently used first."""
+    return cache.mended(lambda store: store.index.entries())
+
+
+def rebuild(cache: WeightCache) -> int:
+    """Make the index again from the manifests, without a byte downloaded: the number of entries."""
+    return cache.rebuild()
+
+
+def verify(cache: WeightCache) -> Iterator[Verdict]:
+    """Read every byte again, entry by entry; what is not as it was published is removed.
+
+    Each file is read once, however many entries share it.
+    """
+    digests: dict[tuple[int, int], str] = {}
+    for entry in list_entries(cache):
+        if entry.state != "READY":
+            continue
+        store = cache.store()
+        problem = _problem(store, entry.entry_id, digests)
+        in_use = bool(problem) and not _take_out(store, entry.entry_id)
+        yield Verdict(entry.entry_id, entry.name, problem, in_use)
+
+
+def remove(cache: WeightCache, name: str | None = None) -> Removal:
+    """Remove the entries of a name, or whose id begins with it; None: all. Leased ones stay.
+
+    Raises:
+        WeightNotFound: nothing has that name.
+    """
+    chosen = [
+        entry
+        for entry in list_entries(cache)
+        if entry.state == "READY"
+        and (name is None or entry.name == name or (name and entry.entry_id.startswith(name)))
+    ]
+    if name is not None and not chosen:
+        raise WeightNotFound(
+            f"nothing in the weight cache is called {name!r}: `thalamus-lite cache ls` shows"
+            " the names"
+        )
+    store = cache.store()
+    before = store.index.totals().bytes
+    gone: set[str] = set()
+    for start in range(0, len(chosen), eviction.PAGE):
+        page = [entry.entry_id for entry in chosen[start : start + eviction.PAGE]]
+        gone |= eviction.evict(store, page)
+    freed = max(0, before - store.index.totals().bytes)
+    cache.refresh()
+    return Removal(
+        removed=tuple(entry.name for entry in chosen if entry.entry_id in gone),
+        in_use=tuple(entry.name for entry in chosen if entry.entry_id not in gone),
+        freed_bytes=freed,
+    )
+
+
+def _problem(store: Store, entry_id: str, digests: dict[tuple[int, int], str]) -> str:
+    try:
+        fd = store.lock(entry_id, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        fd = None
+    if fd is None:
+        # On its way out, which is no fault.
+        return "" if store.layout.entry(entry_id).exists() else "its folder is missing"
+    store.leases.at_work(fd)
+    try:
+        manifest = read_manifest(store.layout, entry_id)
+        if manifest is None:
+            return "its manifest or a file is missing or cut short"
+        files = store.layout.path(entry_id, None)
+        for file in manifest.files:
+            for path in (store.layout.blob(file.sha256), files / file.relpath):
+                if _digest(path, digests) not in (file.sha256, ""):
+                    # Nobody may share it any more, lease or not.
+                    store.layout.unlink_blob(file.sha256)
+                    if path.is_relative_to(files):
+                        return f"{file.relpath} was changed"
+        return ""
+    finally:
+        store.leases.done_with(fd)
+
+
+def _digest(path: Path, digests: dict[tuple[int, int], str]) -> str:
+    """ "" for a file that is not there: a blob that nobody can share, but no fault of the entry."""
+    with suppress(FileNotFoundError):
+        stat = path.stat()
+        key = (stat.st_dev, stat.st_ino)
+        if key not in digests:
+            digests[key] = file_sha256(path)
+        return digests[key]
+    return ""
+
+
+def _take_out(store: Store, entry_id: str) -> bool:
+    """False: somebody has a lease on the folder, so it stays until that ends."""
+    if eviction.evict(store, [entry_id]):
+        return True
+    store.index.evict([entry_id])
+    return False

@@ -1,0 +1,141 @@
+"""Names that come from elsewhere: which may become paths here, and which may be shown.
+
+An S3 key, a URL or a repository chooses the names of the files it brings. Such a name is refused
+as soon as it could leave the entry's folder, mean two things, or fall on another name of the same
+entry: it is never repaired, because a repaired name may collide with an honest one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+
+from thalamus_lite.errors import UnsafeName
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_COMPONENT_BYTES = 255
+# PATH_MAX is 4096 with the cache's own folders in front.
+MAX_NAME_BYTES = 2048
+
+_DRIVE = re.compile(r"[A-Za-z]:")
+_SIGNATURE = re.compile(
+    r"(?i)x-(amz|goog|oss|cos|ms)-.*|signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid"
+    r"|sv|ss|srt|sp|se|st|spr|sig|sip|sr|si|sdd|sk(oid|tid|t|e|s|v)|saoid|suoid|scid"
+    r"|token|access_token|api_?key|auth|authorization|password|hmac"
+)
+"""Query parameters that grant access and change from one signing to the next: AWS, Google Cloud,
+CloudFront, and Azure's short ``s..`` family."""
+
+
+def check_relpath(name: str) -> str:
+    """``name`` itself, if it can be a file's path below an entry.
+
+    Raises:
+        UnsafeName: it is empty, absolute, has an empty, ``.`` or ``..`` component, a backslash, a
+            drive letter, a control character, a component over 255 bytes, or cannot be encoded.
+    """
+    problem = _problem(name)
+    if problem:
+        raise UnsafeName(
+            f"the file name {_shown(name)} {problem}, so it is not stored: rename it where it comes"
+            " from, or leave it out with allow_patterns"
+        )
+    return name
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse an entry of which two names would fall on each other.
+
+    Upper and lower case, and the two Unicode spellings of an accent, count as the same name on
+    every system: an entry must mean the same on a Mac as on Linux.
+
+    Raises:
+        UnsafeName: a name is not safe alone, or collides.
+    """
+    files: dict[str, str] = {}
+    for name in names:
+        folded = _folded(check_relpath(name))
+        if folded in files:
+            raise UnsafeName(
+                f"the file names {_shown(files[folded])} and {_shown(name)} collide: leave one of"
+                " them out with allow_patterns"
+            )
+        files[folded] = name
+    for folded, name in files.items():
+        parent = folded
+        while "/" in parent:
+            parent = parent.rpartition("/")[0]
+            if parent in files:
+                raise UnsafeName(
+                    f"{_shown(files[parent])} is a file, and {_shown(name)} needs a folder of that"
+                    " name: leave one of them out with allow_patterns"
+                )
+
+
+def public_url(url: str) -> str:
+    """``url`` as it may be logged: no userinfo, no query, no fragment."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme.lower(), _public_netloc(url), parts.path or "/", "", ""))
+
+
+def url_identity(url: str) -> str:
+    """``url`` as a stable, public name of what it brings.
+
+    A query may choose the content (``?file=a``) or sign it (``?X-Amz-Signature=``). Known signing
+    parameters are dropped, so that a URL signed again stays one name; the rest enters as a digest,
+    so that two files behind one path stay two, and nothing can be read back from it.
+    """
+    query = parse_qsl(urlsplit(url).query, keep_blank_values=True)
+    kept = sorted((k, v) for k, v in query if not _SIGNATURE.fullmatch(k))
+    if not kept:
+        return public_url(url)
+    digest = hashlib.sha256(repr(kept).encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{public_url(url)}#{digest[:32]}"
+
+
+def url_file_name(url: str) -> str:
+    """The last component of the URL's path, percent-decoded and checked.
+
+    Raises:
+        UnsafeName: there is none, or it is not safe.
+    """
+    name = unquote(urlsplit(url).path.rpartition("/")[2], errors="surrogateescape")
+    if "/" in name:
+        raise UnsafeName(f"the file name {_shown(name)} holds a slash: give the file another URL")
+    return check_relpath(name)
+
+
+def _problem(name: str) -> str | None:
+    try:
+        size = len(name.encode("utf-8"))
+    except UnicodeEncodeError:
+        return "is not valid Unicode"
+    components = name.split("/")
+    if not name or name.startswith("/") or _DRIVE.match(name):
+        return "is empty or absolute"
+    if "\\" in name or any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name):
+        return "holds a backslash or a control character"
+    if any(component in ("", ".", "..") for component in components):
+        return "has an empty, '.' or '..' component"
+    if size > MAX_NAME_BYTES or any(
+        len(component.encode()) > MAX_COMPONENT_BYTES for component in components
+    ):
+        return "is too long"
+    return None
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _shown(name: str) -> str:
+    return ascii(name if len(name) <= 80 else name[:77] + "...")
+
+
+def _public_netloc(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2].lower()

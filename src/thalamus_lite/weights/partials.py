@@ -1,0 +1,98 @@
+"""The files of a download under way, and what is remembered of them."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from functools import partial
+from typing import TYPE_CHECKING
+
+from thalamus_lite.errors import WeightError
+from thalamus_lite.weights.layout import disk_errors, remove
+from thalamus_lite.weights.origin import PartFile
+from thalamus_lite.weights.records import Part
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from thalamus_lite.weights.holds import Hold
+    from thalamus_lite.weights.origin import Extents, RemoteFile
+    from thalamus_lite.weights.store import Store
+
+
+class Parts:
+    """``<n>.<token>.part`` in the folder of a hold; the row of the token says what is in it."""
+
+    def __init__(self, store: Store, hold: Hold, ident: str) -> None:
+        self._store = store
+        self._hold = hold
+        self._ident = ident
+        # Without the lock another may be writing to what the rows name.
+        self._rows = store.index.parts(ident) if hold.alone else {}
+        self.paths: dict[int, Path] = {}
+
+    def sweep(self) -> None:
+        """Delete what a crash has left here and no row knows."""
+        if not self._hold.alone:
+            return
+        known = {self._path(n, row.token) for n, row in self._rows.items()}
+        with disk_errors():
+            for path in self._hold.folder.iterdir():
+                if path not in known:
+                    remove(path)
+
+    def open(self, n: int, file: RemoteFile, grown: Callable[[int], None]) -> PartFile:
+        """The part of file ``n``: an earlier one if it can be gone on with, else a new one.
+
+        ``grown`` is told the bytes in it each time that extents are saved; it may raise.
+        """
+        row = self._rows.get(n)
+        if row is None or not self._fits(n, row, file):
+            if row is not None:
+                remove(self._path(n, row.token))
+            row = Part(
+                secrets.token_hex(8), file.size, file.validator, (), self._store.system.boot_id()
+            )
+            self._store.index.save_part(self._ident, n, row)
+        path = self.paths[n] = self._path(n, row.token)
+        saved = partial(self._save, n, row.token, grown)
+        return PartFile(path, file.size, file.validator, row.extents, saved)
+
+    def complete(self, n: int, size: int) -> None:
+        """All of it is there: an attempt after a crash only reads it again."""
+        with contextlib.suppress(WeightError):
+            token = self.paths[n].name.split(".")[1]
+            self._store.index.save_extents(self._ident, n, token, ((0, size),) if size else ())
+
+    def discard(self) -> None:
+        """Delete the files that were opened here."""
+        for path in self.paths.values():
+            remove(path)
+
+    def _save(
+        self, n: int, token: str, grown: Callable[[int], None], extents: Sequence[tuple[int, int]]
+    ) -> None:
+        ranges: Extents = tuple(extents)
+        # Losing them costs bandwidth after a crash; a download does not end for that.
+        with contextlib.suppress(WeightError):
+            self._store.index.save_extents(self._ident, n, token, ranges)
+        self._store.system.reached("extents")
+        grown(sum(stop - start for start, stop in ranges))
+
+    def _fits(self, n: int, row: Part, file: RemoteFile) -> bool:
+        # Bytes that were written under another boot may never have reached the disk.
+        same = (row.boot_id, row.size, row.validator) == (
+            self._store.system.boot_id(),
+            file.size,
+            file.validator,
+        )
+        if not same or not file.validator or not row.extents:
+            return False
+        try:
+            return self._path(n, row.token).stat().st_size >= row.extents[-1][1]
+        except OSError:
+            return False
+
+    def _path(self, n: int, token: str) -> Path:
+        return self._hold.folder / f"{n}.{token}.part"

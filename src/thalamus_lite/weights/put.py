@@ -1,0 +1,104 @@
+"""Entries that the user's own function makes, for `WeightCache.put`."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from thalamus_lite.errors import UnsafeName, WeightNotFound
+from thalamus_lite.weights.local import file_sha256
+from thalamus_lite.weights.names import check_relpath, public_url
+from thalamus_lite.weights.origin import Downloaded, RemoteFile, RemoteFiles
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import NoReturn
+
+    from thalamus_lite.weights.origin import Origin, PartFile, Progress
+
+
+class PutFailed(Exception):
+    """The user's function raised; ``cause`` is what it raised, and what `put` raises."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+@dataclass(frozen=True, slots=True)
+class PutDownload:
+    """A `Download` that asks ``make`` to write the file."""
+
+    make: Callable[[Path], object]
+
+    def __call__(
+        self,
+        origin: Origin,
+        file: RemoteFile,
+        part: PartFile,
+        *,
+        progress: Progress,
+        cancel: threading.Event,
+    ) -> Downloaded:
+        try:
+            self.make(part.path)
+        except Exception as error:
+            raise PutFailed(error) from error
+        if not part.path.is_file():
+            raise WeightNotFound(
+                "the function given to put() wrote no file: it must write to the path it is given"
+            )
+        return Downloaded(part.path.stat().st_size, file_sha256(part.path))
+
+
+class NoOrigin:
+    """In the place of an origin, where there is none to ask."""
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise WeightNotFound("what put() made can only be made again by put()")
+
+    list = revalidate = open = identity = _refuse
+
+
+class NoProgress:
+    """`Progress` of a download that cannot be watched."""
+
+    total_bytes: int | None = None
+    done_bytes = received_bytes = retries = resumed_bytes = 0
+
+    def __init__(self, name: str, total_bytes: int | None = None) -> None:
+        self.name = name
+
+    def received(self, n: int) -> None:
+        pass
+
+    resumed = restarted = received
+
+    def retried(self) -> None:
+        pass
+
+    close = retried
+
+
+def put_files(key: str) -> RemoteFiles:
+    """One file, named as the last component of the key if that is a name at all."""
+    name = key.rsplit("/", 1)[-1]
+    try:
+        check_relpath(name)
+    except UnsafeName:
+        name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    file = RemoteFile(relpath=name, locator="", size=None, validator="", digests={})
+    return RemoteFiles(files=(file,), directory=False, validator="put", immutable=True)
+
+
+def put_name(key: str) -> str:
+    """The key as it may be shown: it may be a signed URL."""
+    try:
+        parts = urlsplit(key)
+        return public_url(key) if parts.scheme and parts.netloc else ascii(key[:200])[1:-1]
+    except ValueError:
+        return "put"

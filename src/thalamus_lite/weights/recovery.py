@@ -1,0 +1,232 @@
+"""After a crash: finish or undo what was under way. After the loss of the index: make another."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import sqlite3
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+from thalamus_lite.errors import CacheUnusable
+from thalamus_lite.weights import schema, statements
+from thalamus_lite.weights.database import peek_version
+from thalamus_lite.weights.eviction import drop_partial, remove_entry, unlink_blobs
+from thalamus_lite.weights.layout import disk_errors, link_or_copy, remove
+from thalamus_lite.weights.lease import lock_folder
+from thalamus_lite.weights.link import connect
+from thalamus_lite.weights.manifest import Manifest, ManifestInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from thalamus_lite.weights.database import Database
+    from thalamus_lite.weights.layout import Layout
+    from thalamus_lite.weights.options import System
+    from thalamus_lite.weights.records import Unfinished
+    from thalamus_lite.weights.store import Store
+
+_log = logging.getLogger("thalamus_lite")
+
+
+def recover(store: Store) -> None:
+    """Look at the rows that are not READY, whoever left them, and at the trash; at nothing else."""
+    for row in store.index.unfinished():
+        try:
+            _RECOVER[row.state](store, row)
+        except FileNotFoundError:
+            # Another opener recovers beside us, and was faster.
+            continue
+    unlink_blobs(store, store.index.dead_blobs())
+    with disk_errors():
+        left = list(store.layout.trash.iterdir())
+    for path in left:
+        remove(path)
+
+
+def ensure_index(database: Database, layout: Layout, system: System) -> None:
+    """Make the index if it is missing, not readable as one, or of an older version.
+
+    Raises:
+        CacheUnusable: a newer thalamus-lite made it.
+    """
+    if database.version() == schema.VERSION:
+        return
+    with database.replaced():
+        # Another process may have done it while this one waited for the lock.
+        version = peek_version(database.path)
+        if version == schema.VERSION:
+            return
+        if version is not None and version > schema.VERSION:
+            raise CacheUnusable(
+                "the weight cache was made by a newer thalamus-lite: upgrade this one, or set"
+                " THALAMUS_CACHE_DIR to another folder"
+            )
+        replace_index(layout, system)
+
+
+def repair_index(
+    database: Database, layout: Layout, system: System, damaged: tuple[int, int] | None
+) -> None:
+    """Replace the index that was found damaged, unless another has done so.
+
+    Args:
+        damaged: (device, inode) of the file, where known.
+    """
+    with database.replaced():
+        if damaged is not None and layout.index.exists():
+            stat = layout.index.stat()
+            if (stat.st_dev, stat.st_ino) != damaged:
+                return
+        _log.warning("the weight cache's index is damaged and set aside")
+        replace_index(layout, system)
+
+
+def replace_index(layout: Layout, system: System) -> int:
+    """Set the index aside and make one from the manifests; returns the number of entries.
+
+    The caller is inside `Database.replaced`.
+    """
+    aside = layout.root / f"index.{secrets.token_hex(8)}.db"
+    with disk_errors():
+        manifests = sorted(_manifests(layout, system), key=lambda each: each.checked_at or 0.0)
+    try:
+        with disk_errors():
+            aside.touch(mode=0o600)
+        _build(aside, manifests, system.boot_id())
+        with disk_errors():
+            _quarantine(layout)
+            os.replace(aside, layout.index)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+    _drop_strangers(layout, system, manifests)
+    if manifests:
+        _log.warning("the weight cache's index was rebuilt: %d entries", len(manifests))
+    return len(manifests)
+
+
+def read_manifest(layout: Layout, entry_id: str) -> Manifest | None:
+    """That of an entry whose folder is whole: each file there, each with its size."""
+    try:
+        manifest = Manifest.from_json(layout.manifest(entry_id).read_bytes())
+        files = layout.path(entry_id, None)
+        whole = all((files / f.relpath).lstat().st_size == f.size for f in manifest.files)
+    except (OSError, ManifestInvalid):
+        return None
+    return manifest if whole and manifest.id == entry_id else None
+
+
+def _recover_fetching(store: Store, row: Unfinished) -> None:
+    with ExitStack() as stack:
+        if not _is_left(store, row, stack):
+            return
+        manifest = read_manifest(store.layout, row.entry_id)
+        if manifest is not None and manifest.ident == row.ident:
+            store.index.publish(manifest, store.system.boot_id())
+            store.layout.discard(store.layout.partial(row.ident))
+            return
+        parts = store.index.parts(row.ident).values()
+        done = sum(statements.length(part.extents) for part in parts)
+        same_boot = row.boot_id == store.system.boot_id()
+        if same_boot and (done or store.index.files(row.entry_id)):
+            # It can be gone on with, and until then occupies what it has brought.
+            store.index.hold(row.entry_id, done)
+        else:
+            drop_partial(store, row)
+
+
+def _is_left(store: Store, row: Unfinished, stack: ExitStack) -> bool:
+    """Whether nobody works on it any more; then nobody can begin either, until the stack closes."""
+    if not store.locks_hold:
+        return False
+    try:
+        with disk_errors():
+            fd = lock_folder(store.layout.partial(row.ident), fcntl.LOCK_EX, store.system.flock)
+    except FileNotFoundError:
+        # The folder is made and locked before the row, so nobody is at work on it.
+        return True
+    if fd is None:
+        return False
+    stack.callback(os.close, fd)
+    return True
+
+
+def _recover_evicting(store: Store, row: Unfinished) -> None:
+    with ExitStack() as stack:
+        with suppress(FileNotFoundError):
+            fd = store.lock(row.entry_id, fcntl.LOCK_EX)
+            if fd is None:
+                return
+            stack.callback(os.close, fd)
+        remove_entry(store, row.entry_id)
+
+
+_RECOVER = {"FETCHING": _recover_fetching, "EVICTING": _recover_evicting}
+
+
+def _manifests(layout: Layout, system: System) -> Iterator[Manifest]:
+    """Those of all whole entries, their blobs put back where they are missing."""
+    for folder in layout.entries.iterdir():
+        manifest = read_manifest(layout, folder.name)
+        if manifest is None:
+            continue
+        for file in manifest.files:
+            blob = layout.blob(file.sha256)
+            if not blob.exists():
+                blob.parent.mkdir(mode=0o700, exist_ok=True)
+                with suppress(FileExistsError):
+                    link_or_copy(layout.path(manifest.id, None) / file.relpath, blob, system.fsync)
+        yield manifest
+
+
+def _build(path: Path, manifests: list[Manifest], boot_id: str) -> None:
+    connection = connect(path, 10.0)
+    try:
+        connection.executescript(f"PRAGMA journal_mode = DELETE; BEGIN; {schema.TABLES} COMMIT;")
+        connection.execute("BEGIN IMMEDIATE")
+        for manifest in manifests:
+            statements.adopt(connection, manifest, boot_id)
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise CacheUnusable(f"the weight cache's index cannot be made ({error})") from error
+    finally:
+        connection.close()
+
+
+def _quarantine(layout: Layout) -> None:
+    # A journal left behind would be played back into the next database of this name.
+    journal = layout.root / "index.db-journal"
+    journal.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        os.replace(layout.index, layout.root / "index.db.corrupt")
+
+
+def _drop_strangers(layout: Layout, system: System, manifests: list[Manifest]) -> None:
+    """What no manifest knows: the new index does not count it, so nothing would ever remove it."""
+    kept = {file.sha256 for manifest in manifests for file in manifest.files}
+    entries = {manifest.id for manifest in manifests}
+    with disk_errors(), suppress(FileNotFoundError):
+        for folder in [*layout.entries.iterdir(), *layout.partials.iterdir()]:
+            if folder.name not in entries:
+                _discard_unused(layout, folder, system)
+        for shelf in layout.blobs.iterdir():
+            for blob in shelf.iterdir():
+                if blob.name not in kept:
+                    blob.unlink(missing_ok=True)
+
+
+def _discard_unused(layout: Layout, folder: Path, system: System) -> None:
+    try:
+        fd = lock_folder(folder, fcntl.LOCK_EX, system.flock)
+    except OSError:
+        fd = -1
+    if fd is None:
+        return
+    layout.discard(folder)
+    if fd >= 0:
+        os.close(fd)
