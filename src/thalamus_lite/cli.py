@@ -1,0 +1,172 @@
+"""The ``thalamus-lite`` command: serve, check, fetch, cache."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+from thalamus_lite._version import __version__
+from thalamus_lite.errors import ThalamusError
+from thalamus_lite.observability.logs import configure
+from thalamus_lite.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from thalamus_lite.weights.cache import WeightCache
+
+DEFAULT_APP = "thalamus_lite:app"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0, 1 for trouble that was reported, 2 for a wrong command
+    line.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except (ThalamusError, ValueError) as error:
+        print(f"thalamus-lite: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # `| head` has seen enough.
+        sys.stderr.close()
+        return 0
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="thalamus-lite", description="Serve your own machine-learning models over HTTP."
+    )
+    parser.add_argument("--version", action="version", version=f"thalamus-lite {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    serve = _command(commands, "serve", _serve, "run an app with uvicorn, tuned")
+    _add_app(serve)
+    serve.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
+    serve.add_argument("--port", type=int, default=8000, help="default: %(default)s")
+    serve.add_argument("--workers", type=int, default=1, help="processes; default: %(default)s")
+    serve.add_argument("--root-path", default="", help="the path that a proxy strips")
+
+    check = _command(commands, "check", _check, "look an app over without serving it")
+    _add_app(check)
+
+    fetch = _command(commands, "fetch", _fetch, "bring weights into the cache; prints their path")
+    fetch.add_argument(
+        "source", help="s3://bucket/key, hf:owner/name[@revision][/file] or https://..."
+    )
+
+    cache = commands.add_parser("cache", help="look after the weight cache")
+    actions = cache.add_subparsers(title="actions", required=True, metavar="ACTION")
+    _command(actions, "ls", _cache_ls, "list what is cached, the last used first")
+    _command(actions, "verify", _cache_verify, "read every byte again; drop what is damaged")
+    _command(actions, "rebuild", _cache_rebuild, "make the index again from the files")
+    remove = _command(actions, "rm", _cache_rm, "remove what no process uses")
+    chosen = remove.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("name", nargs="?", help="a name or an id that `cache ls` shows")
+    chosen.add_argument("--all", action="store_true", help="everything")
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_app(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "app", nargs="?", default=DEFAULT_APP, help="module:attribute; default: %(default)s"
+    )
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from thalamus_lite.server import run
+
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    run(
+        options.app,
+        host=options.host,
+        port=options.port,
+        workers=options.workers,
+        root_path=options.root_path,
+    )
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from thalamus_lite.checks import check
+
+    return check(options.app, print)
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from thalamus_lite.weights.uris import source_from_uri
+
+    configure(Settings.from_env().log_level or "INFO")
+    with _cache().acquire(source_from_uri(options.source)) as lease:
+        print(lease.path)
+    return 0
+
+
+def _cache() -> WeightCache:
+    from thalamus_lite.weights.storage import get_cache
+
+    logging.getLogger("thalamus_lite").setLevel(logging.WARNING)
+    return get_cache()
+
+
+def _cache_ls(options: argparse.Namespace) -> int:
+    from thalamus_lite.weights.maintenance import list_entries
+
+    cache = _cache()
+    for entry in list_entries(cache):
+        print(f"{entry.entry_id[:12]}  {entry.bytes:>15,}  {entry.state:<8}  {entry.name}")
+    stats = cache.stats()
+    print(
+        f"{stats.total_size_bytes:,} of {stats.max_size_bytes:,} bytes in {stats.file_count} files,"
+        f" {cache.cache_dir}"
+    )
+    return 0
+
+
+def _cache_verify(options: argparse.Namespace) -> int:
+    from thalamus_lite.weights.maintenance import verify
+
+    damaged = 0
+    for verdict in verify(_cache()):
+        damaged += bool(verdict.problem)
+        removed = "still in use, fetched anew next time" if verdict.in_use else "removed"
+        said = f"DAMAGED ({removed}): {verdict.problem}" if verdict.problem else "ok"
+        print(f"{verdict.entry_id[:12]}  {verdict.name}  {said}")
+    return 1 if damaged else 0
+
+
+def _cache_rebuild(options: argparse.Namespace) -> int:
+    from thalamus_lite.weights.maintenance import rebuild
+
+    print(f"{rebuild(_cache())} entries")
+    return 0
+
+
+def _cache_rm(options: argparse.Namespace) -> int:
+    from thalamus_lite.weights.maintenance import remove
+
+    removal = remove(_cache(), None if options.all else options.name)
+    for name in removal.removed:
+        print(f"removed  {name}")
+    for name in removal.in_use:
+        print(f"in use   {name}")
+    print(f"{removal.freed_bytes:,} bytes freed")
+    return 1 if removal.in_use and not removal.removed else 0

@@ -1,0 +1,113 @@
+"""From an HTTP scope to one answer: gate, router, handler, error envelope."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from thalamus_lite.errors import ThalamusError
+from thalamus_lite.http.messages import EmptyResponse, Request, RequestIds, error_response
+from thalamus_lite.observability.logs import Throttle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from thalamus_lite.http.asgi import Receive, Scope, Send
+    from thalamus_lite.http.gate import Gate
+    from thalamus_lite.http.messages import EventStream, Response
+    from thalamus_lite.http.router import Router
+
+_log = logging.getLogger("thalamus_lite")
+
+_TRACEPARENT = b"traceparent"
+
+LINES_A_SECOND = 20
+"""How many failed requests are logged; a storm of them must not fill a disk."""
+
+
+class Surface:
+    """The HTTP side of a started app. Every error leaves as the one envelope; nothing else does.
+
+    ``observe`` is called with the fields of each request, once its answer was sent: for the access
+    log.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        gate: Gate,
+        observe: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self._router = router
+        self._gate = gate
+        self._observe = observe
+        self._ids = RequestIds()
+        self._throttle = Throttle(LINES_A_SECOND)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, self._ids)
+        started = time.perf_counter() if self._observe is not None else 0.0
+        try:
+            response = await self._respond(request)
+        except ThalamusError as error:
+            self._log_failure(request, error)
+            response = error_response(error, request.request_id)
+            if error.status == 413 and scope["http_version"].startswith("1"):
+                # What is left of the body would have to be read and thrown away to keep it open.
+                response.headers.append((b"connection", b"close"))
+        except Exception as error:
+            unexpected = ThalamusError(f"unexpected {type(error).__name__}")
+            unexpected.__cause__ = error
+            self._log_failure(request, unexpected)
+            response = error_response(unexpected, request.request_id)
+        try:
+            await response.send(request, send)
+        except ThalamusError as error:
+            self._log_failure(request, error)
+        except OSError:
+            # ASGI servers may raise this when the client is gone; there is nobody to tell.
+            _log.debug(
+                "client gone before its answer", extra=log_fields(request, "client_disconnected")
+            )
+        if self._observe is not None:
+            self._observe(
+                {
+                    **log_fields(request, "ok" if response.status < 400 else "refused"),
+                    "status": response.status,
+                    "ms": round((time.perf_counter() - started) * 1000, 2),
+                }
+            )
+
+    def _log_failure(self, request: Request, error: ThalamusError) -> None:
+        if error.status < 500:
+            return
+        held_back = self._throttle.take()
+        if held_back is None:
+            return
+        fields: dict[str, Any] = log_fields(request, error.code)
+        if held_back:
+            fields["lines_held_back"] = held_back
+        level = logging.ERROR if type(error) is ThalamusError else logging.WARNING
+        _log.log(level, "request failed: %s", error, extra=fields, exc_info=error.__cause__)
+
+    async def _respond(self, request: Request) -> Response | EventStream:
+        resource = self._router.find(request)
+        if request.method == "OPTIONS":
+            return EmptyResponse([(b"allow", resource.allow.encode("ascii"))])
+        self._gate.check(request, resource.access)
+        return await resource.handler(request.method)(request)
+
+
+def log_fields(request: Request, code: str) -> dict[str, str]:
+    """What ties a log line to a request: its id, and the caller's trace where one was sent."""
+    fields = {
+        "request_id": request.request_id.decode("ascii"),
+        "method": request.method,
+        "path": request.path[:200],
+        "code": code,
+    }
+    trace = request.headers.get(_TRACEPARENT)
+    if trace is not None and len(trace) <= 128 and trace.isascii():
+        fields["traceparent"] = trace.decode("ascii")
+    return fields

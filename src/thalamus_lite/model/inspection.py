@@ -1,0 +1,182 @@
+"""Reading a user's class once: which hooks it has, of what kind, with what types."""
+
+from __future__ import annotations
+
+import collections.abc as abc
+import inspect
+import types
+import typing
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_SEQUENCES = (list, tuple, abc.Sequence, abc.Iterable, abc.Collection, abc.MutableSequence)
+_STREAMS = (
+    abc.Iterator,
+    abc.Iterable,
+    abc.Generator,
+    abc.AsyncIterator,
+    abc.AsyncIterable,
+    abc.AsyncGenerator,
+)
+
+
+class PredictKind(Enum):
+    SYNC = "sync"
+    ASYNC = "async"
+    STREAM = "stream"
+    ASYNC_STREAM = "async_stream"
+
+    @property
+    def streams(self) -> bool:
+        return self in (PredictKind.STREAM, PredictKind.ASYNC_STREAM)
+
+    @property
+    def on_loop(self) -> bool:
+        """Whether ``predict`` runs on the event loop and not in a lane."""
+        return self in (PredictKind.ASYNC, PredictKind.ASYNC_STREAM)
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """The hooks a class has, besides ``predict``."""
+
+    kind: PredictKind
+    load: bool
+    preprocess: bool
+    postprocess: bool
+    unload: bool
+    ready: bool
+    capacity: bool
+
+
+def read_hooks(cls: type, name: str) -> Hooks:
+    """
+    Raises:
+        TypeError: no ``predict``, or an async hook that must be sync.
+    """
+    if not callable(getattr(cls, "predict", None)):
+        raise TypeError(f"{name}: a model needs a method predict(self, inputs)")
+    for hook in ("load", "preprocess", "postprocess", "unload", "capacity"):
+        function = getattr(cls, hook, None)
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"{name}: {hook}() must be a plain function; only predict may be async")
+    return Hooks(
+        kind=_kind(cls.predict),  # type: ignore[attr-defined]
+        load=callable(getattr(cls, "load", None)),
+        preprocess=callable(getattr(cls, "preprocess", None)),
+        postprocess=callable(getattr(cls, "postprocess", None)),
+        unload=callable(getattr(cls, "unload", None)),
+        ready=hasattr(cls, "is_ready"),
+        capacity=callable(getattr(cls, "capacity", None)),
+    )
+
+
+def _kind(predict: Callable[..., Any]) -> PredictKind:
+    function = inspect.unwrap(predict)
+    if inspect.isasyncgenfunction(function):
+        return PredictKind.ASYNC_STREAM
+    if inspect.isgeneratorfunction(function):
+        return PredictKind.STREAM
+    if inspect.iscoroutinefunction(function):
+        return PredictKind.ASYNC
+    return PredictKind.SYNC
+
+
+def infer_types(
+    cls: type, hooks: Hooks, name: str, local_names: Mapping[str, Any]
+) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """How to get the input and the output type of one record from the annotations of the hooks.
+
+    The first hook that sees the inputs tells the input type, the last one that makes the outputs
+    the output type. Each is returned as a function, so that a type which was given explicitly is
+    never asked for here.
+    """
+    first = "preprocess" if hooks.preprocess else "predict"
+    last = "postprocess" if hooks.postprocess else "predict"
+
+    def input_type() -> Any:
+        parameter = _first_parameter(cls, first)
+        annotation = _annotation(cls, first, parameter, name, local_names)
+        found = _element(annotation, _SEQUENCES)
+        if found is None:
+            raise TypeError(_advice(name, "input", f"{first}(self, inputs: list[YourInput])"))
+        return found
+
+    def output_type() -> Any:
+        annotation = _annotation(cls, last, "return", name, local_names)
+        streams = hooks.kind.streams and last == "predict"
+        found = _element(annotation, _STREAMS if streams else _SEQUENCES)
+        if found is None:
+            shape = "Iterator[YourOutput]" if streams else "list[YourOutput]"
+            raise TypeError(_advice(name, "output", f"{last}(...) -> {shape}"))
+        return found
+
+    return input_type, output_type
+
+
+def _first_parameter(cls: type, hook: str) -> str | None:
+    """The name of the parameter that takes the inputs, whatever ``self`` is called."""
+    function = getattr(cls, hook)
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return None
+    is_method = inspect.isfunction(inspect.getattr_static(cls, hook))
+    return next(iter(names[1:] if is_method else names), None)
+
+
+def _annotation(
+    cls: type, hook: str, what: str | None, name: str, local_names: Mapping[str, Any]
+) -> Any:
+    """One annotation of a hook, resolved; the others need not be resolvable.
+
+    Raises:
+        TypeError: it is text that names what is not there, or no type at all.
+    """
+    function = inspect.unwrap(getattr(cls, hook))
+    function = getattr(function, "__func__", function)
+    written = getattr(function, "__annotations__", {}).get(what)
+    if written is None:
+        return None
+    alone = types.SimpleNamespace(__annotations__={"it": written})
+    scope = getattr(function, "__globals__", {})
+    try:
+        return typing.get_type_hints(alone, scope, dict(local_names), include_extras=True)["it"]
+    except NameError as error:
+        raise TypeError(
+            f"{name}: the annotation of {hook}() names {error.name!r}, which cannot be found:"
+            " define it in the module, before the class, or pass input_type= and output_type="
+        ) from error
+    except Exception as error:
+        raise TypeError(
+            f"{name}: the annotation {written!r:.100} of {hook}() cannot be read: write it as"
+            " Python would evaluate it, or pass input_type= and output_type="
+        ) from error
+
+
+def _element(annotation: Any, containers: tuple[type, ...]) -> Any:
+    """``list[X]`` → ``X``; None for what names no element type."""
+    while True:
+        origin = typing.get_origin(annotation)
+        if origin is typing.Annotated:
+            annotation = typing.get_args(annotation)[0]
+        elif type(annotation).__name__ == "TypeAliasType":
+            # typing's own from Python 3.12 on, and typing_extensions' before.
+            annotation = annotation.__value__
+        else:
+            break
+    if origin not in containers:
+        return None
+    arguments = typing.get_args(annotation)
+    if origin is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
+        return None
+    element = arguments[0] if arguments else None
+    return None if element is None or isinstance(element, typing.TypeVar) else element
+
+
+def _advice(name: str, side: str, shape: str) -> str:
+    return f"{name}: the {side} type cannot be inferred: write {shape}, or pass {side}_type="

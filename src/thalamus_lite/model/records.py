@@ -1,0 +1,228 @@
+"""One record in, one record out: pydantic's validators and serializers, built once a model.
+
+Inputs are validated in Python mode on what orjson read. A type that is strict anywhere is
+validated in JSON mode instead, since strict Python mode would refuse the strings and lists in
+which JSON carries dates, enums and sets.
+
+pydantic writes a non-finite float as ``null`` unless the type's config says ``ser_json_inf_nan``.
+That would hide a model's NaN from its user, so an output with a ``null`` in its JSON is looked at
+again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.errors import (
+    PydanticInvalidForJsonSchema,
+    PydanticSchemaGenerationError,
+    PydanticUndefinedAnnotation,
+)
+from pydantic_core import PydanticSerializationError, to_json
+
+from thalamus_lite.errors import ModelError, ValidationFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+MAX_DETAILS = 50
+MAX_MESSAGE = 300
+MAX_LOC = 32
+MOST_FINDINGS = 20_000
+"""pydantic lists all it found or nothing: beyond this number the list alone would cost seconds."""
+
+_INF_NAN = "ser_json_inf_nan"
+
+
+class RecordType:
+    """A pydantic type of one record.
+
+    Raises:
+        TypeError: pydantic cannot read the type.
+    """
+
+    def __init__(self, kind: Any, owner: str, side: str) -> None:
+        self.kind = kind
+        self._is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
+        if not self._is_model:
+            try:
+                if isinstance(kind, str):
+                    raise TypeError(kind)
+                TypeAdapter(kind)
+            except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, TypeError) as error:
+                raise TypeError(
+                    f"{owner}: pydantic cannot read the {side} type {kind!r}: use a BaseModel, a"
+                    f" dataclass, a TypedDict or a plain type, or pass {side}_type="
+                ) from error
+
+    @cached_property
+    def one(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self.kind)
+
+    @cached_property
+    def many(self) -> TypeAdapter[list[Any]]:
+        return TypeAdapter(list[self.kind])  # type: ignore[name-defined]
+
+    @cached_property
+    def _strict(self) -> bool:
+        return any(value is True for value in _values(self.many.core_schema, "strict"))
+
+    @cached_property
+    def _speaks_of_non_finite(self) -> bool:
+        """Whether this type, or one inside it, says how a non-finite float is to be written."""
+        return any(True for _ in _values(self.one.core_schema, _INF_NAN))
+
+    def json_schema(self, mode: Literal["validation", "serialization"]) -> dict[str, Any]:
+        """An empty schema, which allows anything, for a type that JSON Schema has no words for."""
+        # Inputs go by their aliases; outputs by their names, unless the type says otherwise.
+        by_alias = mode == "validation" or _config(self.kind).get("serialize_by_alias", False)
+        try:
+            return self.one.json_schema(mode=mode, by_alias=bool(by_alias))
+        except PydanticInvalidForJsonSchema:
+            return {"description": f"{self.kind!r} has no JSON Schema"}
+
+    def validate(self, values: list[Any]) -> list[Any]:
+        """
+        Raises:
+            ValidationFailed: at least one record does not fit; ``details`` say which and why.
+            ModelError: the type's own validator failed in another way than pydantic's.
+        """
+        try:
+            if self._strict:
+                return self.many.validate_json(to_json(values))
+            return self.many.validator.validate_python(values)  # type: ignore[no-any-return]
+        except ValidationError as error:
+            raise ValidationFailed(details(error, ("inputs",))) from None
+        except PydanticSerializationError:
+            # What orjson has read can fail here in one way only.
+            raise ValidationFailed([_detail("inputs", "Nested too deeply", "recursion")]) from None
+        except UnicodeEncodeError:
+            # A validator's own one would be a ValidationError by now: this is the text of a
+            # refusal, with lone surrogates in it.
+            raise ValidationFailed([_unspoken("inputs")]) from None
+        except Exception as error:
+            raise ModelError(f"an input validator raised {type(error).__name__}") from error
+
+    def dump(self, outputs: Sequence[Any]) -> bytes:
+        """The outputs as the inside of a JSON array.
+
+        Raises:
+            ModelError: one is not of the output type, or not finite, or cannot be serialised.
+        """
+        return b",".join([self.dump_one(output) for output in outputs])
+
+    def dump_one(self, output: Any) -> bytes:
+        try:
+            if self._is_model and isinstance(output, self.kind):
+                serializer = output.__pydantic_serializer__
+            else:
+                serializer = self.one.serializer
+                output = self.one.validator.validate_python(output)
+            written: bytes = serializer.to_json(output, warnings=False)
+            if b"null" in written:
+                if self._speaks_of_non_finite:
+                    _refuse_hidden(output, _INF_NAN in _config(self.kind))
+                else:
+                    _refuse_hidden(serializer.to_python(output, warnings=False), False)
+        except ModelError:
+            raise
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            raise ModelError(
+                f"an output does not fit the output type: {first['type']} at {first['loc']}"
+            ) from None
+        except Exception as error:
+            raise ModelError(f"an output cannot be serialised: {type(error).__name__}") from error
+        return written
+
+
+def details(error: ValidationError, prefix: tuple[str, ...]) -> list[dict[str, Any]]:
+    """pydantic's findings as plain JSON, bounded in number and length."""
+    count = error.error_count()
+    if count > MOST_FINDINGS:
+        return [_detail(*prefix, f"{count} errors, too many to list", "too_many_errors")]
+    try:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+    except Exception:
+        # The text of a custom error is put together here, and that may fail in its turn.
+        return [_unspoken(*prefix)]
+    return [
+        {
+            "loc": [
+                *prefix,
+                *(part if isinstance(part, int) else _printable(part) for part in item["loc"]),
+            ][:MAX_LOC],
+            "msg": _printable(item["msg"]),
+            "type": _printable(item["type"]),
+        }
+        for item in found[:MAX_DETAILS]
+    ]
+
+
+def _detail(*words: str) -> dict[str, Any]:
+    *loc, msg, kind = words
+    return {"loc": loc, "msg": msg, "type": kind}
+
+
+def _unspoken(*loc: str) -> dict[str, Any]:
+    return _detail(*loc, "Not valid, and the validator cannot say why", "value_error")
+
+
+def _printable(text: object) -> str:
+    plain = str(text)
+    if len(plain) > MAX_MESSAGE:
+        plain = plain[: MAX_MESSAGE - 1] + "…"
+    # A user's validator may say anything, lone surrogates included, which UTF-8 cannot carry.
+    return plain.encode("utf-8", "replace").decode("utf-8")
+
+
+def _config(kind: Any) -> Mapping[str, Any]:
+    found = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", None)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _refuse_hidden(value: Any, allowed: bool) -> None:
+    """
+    Raises:
+        ModelError: a non-finite float, in a place whose type does not say how to write it.
+    """
+    if isinstance(value, float):
+        if not allowed and not math.isfinite(value):
+            raise ModelError("an output holds a float that is not finite")
+    elif isinstance(value, dict):
+        for item in value.values():
+            _refuse_hidden(item, allowed)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            _refuse_hidden(item, allowed)
+    elif isinstance(value, BaseModel):
+        # A model's config is its own: it neither inherits its container's nor hands it down.
+        for _, item in value:
+            _refuse_hidden(item, _INF_NAN in value.model_config)
+    elif dataclasses.is_dataclass(value):
+        own = _config(type(value))
+        for field in dataclasses.fields(value):
+            item = getattr(value, field.name)
+            _refuse_hidden(item, _INF_NAN in own if own else allowed)
+
+
+def _values(schema: Any, key: str) -> Iterator[Any]:
+    """What a core schema says under ``key``, anywhere; definitions are part of the same tree."""
+    stack = [schema]
+    seen: set[int] = set()
+    while stack:
+        node = stack.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, dict):
+            if key in node:
+                yield node[key]
+            stack.extend(node.values())
+        elif isinstance(node, list | tuple):
+            stack.extend(node)

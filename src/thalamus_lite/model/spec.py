@@ -1,0 +1,243 @@
+"""A registered model: everything its decorator and its class say, read once and checked."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from packaging.version import Version
+from pydantic import ValidationError
+
+from thalamus_lite.devices.device import DeviceRequest
+from thalamus_lite.model.inspection import Hooks, PredictKind, infer_types, read_hooks
+from thalamus_lite.model.records import RecordType, details
+from thalamus_lite.weights.sources import FileWeight, HFWeight, HTTPWeight, S3Weight
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from thalamus_lite.weights.sources import WeightSource
+
+_MODEL_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+DEFAULT_QUEUE_SIZE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPolicy:
+    """How requests of a model are queued, merged and run.
+
+    ``max_batch_size`` None means undeclared: one request is one batch, whatever its length.
+    """
+
+    max_batch_size: int | None = None
+    ideal_batch_size: int | None = None
+    max_concurrent_requests: int = 1
+    lanes: int | None = None
+    replicas: int | str = 1
+    max_queue_size: int = DEFAULT_QUEUE_SIZE
+    timeout_s: float | None = None
+    idempotent: bool = True
+
+    def __post_init__(self) -> None:
+        counts = {
+            "max_batch_size": self.max_batch_size,
+            "max_concurrent_requests": self.max_concurrent_requests,
+            "lanes": self.lanes,
+            "max_queue_size": self.max_queue_size,
+        }
+        if self.replicas != "all":
+            counts["replicas"] = self.replicas  # type: ignore[assignment]
+        for name, value in counts.items():
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if self.ideal_batch_size is not None and not (
+            type(self.ideal_batch_size) is int and 1 <= self.ideal_batch_size <= self.most
+        ):
+            raise ValueError(
+                f"ideal_batch_size must be between 1 and max_batch_size ({self.most}), got"
+                f" {self.ideal_batch_size!r}"
+            )
+        if self.timeout_s is not None and not 0 < self.timeout_s < float("inf"):
+            raise ValueError(f"timeout_s must be a number above 0, got {self.timeout_s!r}")
+
+    @property
+    def most(self) -> int:
+        """The batch size that ``/capacity`` advertises."""
+        return 1 if self.max_batch_size is None else self.max_batch_size
+
+    @property
+    def ideal(self) -> int:
+        return self.most if self.ideal_batch_size is None else self.ideal_batch_size
+
+    @property
+    def merges(self) -> bool:
+        return self.max_batch_size is not None
+
+    @property
+    def lane_count(self) -> int:
+        if self.lanes is not None:
+            return self.lanes
+        return 1 if self.merges else self.max_concurrent_requests
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """The arguments of ``@app.model()`` that name and describe a model."""
+
+    model_id: str | None = None
+    version: str = "1.0.0"
+    description: str | None = None
+    default: bool = False
+    default_version: bool = False
+    critical: bool = True
+    weights: Mapping[str, WeightSource] = field(default_factory=dict)
+    device: str = "auto"
+    require_gpu: bool = False
+    input_type: Any = None
+    output_type: Any = None
+    examples: Sequence[Any] | None = None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One version of one model.
+
+    ``key`` (``id@version``) names it in logs, ``/capacity`` and the queue.
+    """
+
+    id: str
+    version: str
+    parsed_version: Version
+    description: str
+    cls: type
+    hooks: Hooks
+    inputs: RecordType
+    outputs: RecordType
+    policy: BatchPolicy
+    device: DeviceRequest
+    declaration: Declaration
+    examples: tuple[Any, ...] | None
+
+    @cached_property
+    def key(self) -> str:
+        return f"{self.id}@{self.version}"
+
+    @cached_property
+    def meta_head(self) -> bytes:
+        """The part of each answer's ``meta`` that never changes; ids and versions need no
+        escapes.
+        """
+        return b'{"model":"%b","version":"%b",' % (self.id.encode(), self.version.encode())
+
+    @property
+    def critical(self) -> bool:
+        return self.declaration.critical
+
+    @property
+    def weights(self) -> Mapping[str, WeightSource]:
+        return self.declaration.weights
+
+    @property
+    def require_gpu(self) -> bool:
+        return self.declaration.require_gpu
+
+    @cached_property
+    def streams(self) -> bool:
+        return self.hooks.kind.streams
+
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """The body of ``/schema/{id}``."""
+        body: dict[str, Any] = {
+            "id": self.id,
+            "version": self.version,
+            "description": self.description,
+            "input": self.inputs.json_schema("validation"),
+            "output": self.outputs.json_schema("serialization"),
+        }
+        if self.examples is not None:
+            body["examples"] = self.inputs.many.dump_python(list(self.examples), mode="json")
+        return body
+
+
+def read_spec(
+    cls: type, declaration: Declaration, policy: BatchPolicy, local_names: Mapping[str, Any]
+) -> ModelSpec:
+    """Check a decorated class and what its decorator says.
+
+    Raises:
+        ValueError: an id, version, size, device, weight or example that cannot be.
+        TypeError: no usable ``predict``, or types that can be neither inferred nor read.
+    """
+    if not isinstance(cls, type):
+        raise TypeError(f"@app.model() decorates a class, got {type(cls).__name__}")
+    model_id = cls.__name__ if declaration.model_id is None else declaration.model_id
+    if not isinstance(model_id, str) or not _MODEL_ID.fullmatch(model_id):
+        raise ValueError(
+            "model_id must be 1 to 128 letters, digits, dots, dashes or underscores, got"
+            f" {model_id!r:.200}"
+        )
+    # PEP 440 lets white space stand around a version; here it would stand in JSON and in URLs.
+    version = str(declaration.version).strip()
+    try:
+        parsed = Version(version)
+    except ValueError:
+        raise ValueError(
+            f"{model_id}: version must be a PEP 440 version such as '1.0.0', got"
+            f" {declaration.version!r:.200}"
+        ) from None
+    hooks = read_hooks(cls, model_id)
+    if hooks.kind.streams and policy.merges:
+        raise ValueError(
+            f"{model_id}: a model that yields is never batched: leave max_batch_size out"
+        )
+    if declaration.require_gpu and declaration.device == "cpu":
+        raise ValueError(f'{model_id}: require_gpu=True is incompatible with device="cpu"')
+    for name, source in declaration.weights.items():
+        if not isinstance(source, S3Weight | HFWeight | HTTPWeight | FileWeight):
+            raise ValueError(
+                f"{model_id}: weights[{name!r}] must be an S3Weight, HFWeight, HTTPWeight or"
+                f" FileWeight, got {type(source).__name__}"
+            )
+    infer_input, infer_output = infer_types(cls, hooks, model_id, local_names)
+    given_in, given_out = declaration.input_type, declaration.output_type
+    inputs = RecordType(infer_input() if given_in is None else given_in, model_id, "input")
+    outputs = RecordType(infer_output() if given_out is None else given_out, model_id, "output")
+    return ModelSpec(
+        id=model_id,
+        version=version,
+        parsed_version=parsed,
+        description=inspect.cleandoc(declaration.description or cls.__doc__ or ""),
+        cls=cls,
+        hooks=hooks,
+        inputs=inputs,
+        outputs=outputs,
+        policy=policy,
+        device=DeviceRequest.parse(declaration.device),
+        declaration=declaration,
+        examples=_read_examples(declaration.examples, inputs, model_id),
+    )
+
+
+def _read_examples(
+    examples: Sequence[Any] | None, inputs: RecordType, model_id: str
+) -> tuple[Any, ...] | None:
+    if examples is None:
+        return None
+    try:
+        valid = inputs.many.validate_python(list(examples))
+    except ValidationError as error:
+        first = details(error, ("examples",))[0]
+        raise ValueError(
+            f"{model_id}: {first['loc']} does not fit the input type: {first['msg']}"
+        ) from None
+    if not valid:
+        raise ValueError(f"{model_id}: examples is empty: leave it out, or give at least one")
+    return tuple(valid)
+
+
+__all__ = ["BatchPolicy", "Declaration", "Hooks", "ModelSpec", "PredictKind", "read_spec"]

@@ -1,0 +1,127 @@
+"""What a model holds while it is up or on its way: lanes, instances, weights, devices."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from thalamus_lite.batching.execution import settle, tell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from thalamus_lite.batching.group import LaneGroup
+    from thalamus_lite.batching.lane import Lane
+    from thalamus_lite.devices.device import Reservation
+    from thalamus_lite.model.spec import ModelSpec
+    from thalamus_lite.weights.lease import Lease
+
+_log = logging.getLogger("thalamus_lite")
+
+
+class Loaded:
+    """``instances`` has one entry a device, ``lanes`` as many for each of them.
+
+    Weights and devices are given back only when no lane works any more: a ``load()`` that hangs, or
+    that goes on while the one of another device has failed, still reads its files and fills its
+    memory.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.leases: list[Lease] = []
+        self.reservations: list[Reservation] = []
+        self.instances: list[Any] = []
+        self.lanes: list[Lane] = []
+        self.group: LaneGroup | None = None
+        self._lock = threading.Lock()
+        self._letting_go = False
+        self._gone = False
+
+    @property
+    def device(self) -> str:
+        return ", ".join(str(reservation.device) for reservation in self.reservations)
+
+    def first_lanes(self) -> list[Lane]:
+        """The lane of each instance in which it was made, loaded and will be unloaded."""
+        step = len(self.lanes) // max(len(self.instances), 1)
+        return self.lanes[:: max(step, 1)]
+
+    def hold_lease(self, lease: Lease) -> None:
+        """Keep it until the release; where that has been, give it back at once. From any thread."""
+        with self._lock:
+            if not self._gone:
+                self.leases.append(lease)
+                return
+        lease.release()
+
+    def hold_places(self, reservations: Iterable[Reservation]) -> None:
+        """The same for places on devices."""
+        with self._lock:
+            if not self._gone:
+                self.reservations += reservations
+                return
+        for reservation in reservations:
+            reservation.release()
+
+    def busy_before(self, moment: float) -> bool:
+        """Whether a lane has run one hook since before ``moment``, in monotonic seconds."""
+        return any(
+            (since := lane.busy_since) is not None and since <= moment for lane in self.lanes
+        )
+
+    def let_go(self, then: Callable[[], None] = lambda: None) -> None:
+        """Stop the lanes behind what they run.
+
+        The last one gives all back and calls ``then``, in its own thread.
+        """
+        if self._letting_go:
+            return
+        self._letting_go = True
+        self.instances.clear()
+        self.group = None
+        if not self.lanes:
+            self._give_back()
+            then()
+            return
+        left = len(self.lanes)
+
+        def pass_by(_lane: Lane) -> None:
+            nonlocal left
+            with self._lock:
+                left -= 1
+                last = left == 0
+            if last:
+                self._give_back()
+                then()
+
+        for lane in self.lanes:
+            lane.post(pass_by)
+            lane.stop()
+
+    async def release(self, patience_s: float) -> None:
+        """Give everything back, and wait for that, but no longer than ``patience_s`` for lanes that
+        hang.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        self.let_go(lambda: tell(loop, settle, done, None, None))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await done
+            return
+        _log.error("hooks still run: device and weights are kept", extra={"model": self.spec.key})
+
+    def _give_back(self) -> None:
+        with self._lock:
+            self._gone = True
+            held: list[Reservation | Lease] = [*self.reservations, *self.leases]
+            self.leases = []
+        for one in held:
+            try:
+                one.release()
+            except Exception:
+                _log.exception("not given back", extra={"model": self.spec.key})

@@ -1,0 +1,174 @@
+"""Bringing one model up: weights, devices, instances, warm-up.
+
+All of it, or nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from thalamus_lite.batching.execution import run_job
+from thalamus_lite.batching.group import LaneGroup
+from thalamus_lite.batching.lane import Hooks, Lane
+from thalamus_lite.batching.queue import QueuePolicy
+from thalamus_lite.serving.threads import in_thread
+from thalamus_lite.serving.warmup import warm_up
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from thalamus_lite.batching.batcher import Batcher
+    from thalamus_lite.devices.allocator import DeviceAllocator
+    from thalamus_lite.devices.streams import StreamBackend
+    from thalamus_lite.model.spec import ModelSpec
+    from thalamus_lite.observability.metrics import Metrics
+    from thalamus_lite.serving.loaded import Loaded
+    from thalamus_lite.weights.cache import WeightCache
+
+
+@dataclass(slots=True)
+class Context:
+    """What all models of one app share."""
+
+    cache: WeightCache
+    allocator: DeviceAllocator
+    backend_for: Callable[[str], StreamBackend]
+    batcher: Batcher
+    metrics: Metrics
+    load_slots: asyncio.Semaphore
+    watchdog_s: float
+
+
+async def load(loaded: Loaded, context: Context) -> LaneGroup:
+    """Fill ``loaded``; where that fails, all of it is given back before this raises.
+
+    Raises:
+        WeightError, GPURequirementError: weights or device cannot be had.
+        Exception: whatever the user's constructor, ``load`` or warm-up raised.
+    """
+    spec = loaded.spec
+    cancel = threading.Event()
+    try:
+        weights = await _fetch(context, loaded, cancel)
+        await in_thread(_place, context, loaded, weights)
+        hooks = await _build(context, loaded, weights)
+        for reservation in loaded.reservations:
+            reservation.commit()
+        policy = QueuePolicy(
+            max_batch_size=spec.policy.most,
+            merges=spec.policy.merges,
+            max_queue_size=spec.policy.max_queue_size,
+        )
+        group = loaded.group = LaneGroup(
+            spec.key,
+            loaded.lanes,
+            hooks,
+            policy,
+            idempotent=spec.policy.idempotent,
+            streams=spec.streams,
+            on_loop=spec.hooks.kind.on_loop,
+        )
+        await warm_up(spec, group)
+    except BaseException:
+        cancel.set()
+        await loaded.release(context.watchdog_s)
+        raise
+    return group
+
+
+async def _fetch(context: Context, loaded: Loaded, cancel: threading.Event) -> dict[str, Path]:
+    """All weights side by side. When one cannot be had, the other downloads are told to stop."""
+    weights = loaded.spec.weights
+    fetches = [
+        asyncio.ensure_future(in_thread(_acquire, context, loaded, name, cancel))
+        for name in weights
+    ]
+    try:
+        return dict(zip(weights, await asyncio.gather(*fetches), strict=True))
+    except BaseException:
+        cancel.set()
+        await asyncio.gather(*fetches, return_exceptions=True)
+        raise
+
+
+def _acquire(context: Context, loaded: Loaded, name: str, cancel: threading.Event) -> Path:
+    lease = context.cache.acquire(loaded.spec.weights[name], cancel=cancel)
+    # Here, and not where it is awaited: the one who waits may have been cancelled.
+    loaded.hold_lease(lease)
+    return lease.path
+
+
+def _place(context: Context, loaded: Loaded, weights: dict[str, Path]) -> None:
+    spec = loaded.spec
+    loaded.hold_places(
+        context.allocator.place_many(
+            spec.device,
+            spec.policy.replicas,  # type: ignore[arg-type]
+            model=spec.key,
+            require_gpu=spec.require_gpu,
+            need_bytes=sum(_size(path) for path in weights.values()),
+        )
+    )
+
+
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(part.stat().st_size for part in path.rglob("*") if part.is_file())
+    return path.stat().st_size
+
+
+async def _build(context: Context, loaded: Loaded, weights: dict[str, Path]) -> list[Hooks]:
+    """One instance a device, made and loaded in its first lane; one entry of hooks a lane."""
+    spec = loaded.spec
+    count = spec.policy.lane_count
+    for replica, reservation in enumerate(loaded.reservations):
+        device = str(reservation.device)
+        for number in range(count):
+            lane = Lane(f"{spec.key}/{replica}.{number}", device, context.backend_for(device))
+            lane.start()
+            loaded.lanes.append(lane)
+    loaded.instances += await asyncio.gather(
+        *(
+            _construct(spec, loaded.lanes[first : first + count], dict(weights))
+            for first in range(0, len(loaded.lanes), count)
+        )
+    )
+    hooks: list[Hooks] = []
+    for instance in loaded.instances:
+        per_instance = Hooks(
+            instance, preprocess=spec.hooks.preprocess, postprocess=spec.hooks.postprocess
+        )
+        hooks += [per_instance] * count
+    return hooks
+
+
+async def _construct(spec: ModelSpec, lanes: list[Lane], weights: dict[str, Path]) -> Any:
+    made: list[Any] = []
+
+    def work() -> None:
+        instance = spec.cls()
+        if spec.hooks.load:
+            instance.load(weights, lanes[0].device)
+        made.append(instance)
+
+    event = await run_job(lanes[0], lambda lane: lane.load(work))
+    for lane in lanes:
+        lane.after(event)
+    return made[0]
+
+
+def clear_frames(error: BaseException) -> None:
+    """Let go of what the frames of a failed load hold: half a model, and its device memory."""
+    links: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while links:
+        link = links.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            traceback.clear_frames(link.__traceback__)
+            links += [link.__cause__, link.__context__]

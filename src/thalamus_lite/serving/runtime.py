@@ -1,0 +1,300 @@
+"""One model's life: its state, its lanes, its leases and its place on a device.
+
+One transition at a time, each a task of its own: whoever asks for another state waits for the
+running transition and then looks again. No lock is held across a hook, a download or an await.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from thalamus_lite.errors import (
+    LaneHung,
+    ModelLoadFailed,
+    ModelLoading,
+    ModelUnloading,
+    QueueFull,
+    RequestTooLarge,
+    ThalamusError,
+)
+from thalamus_lite.serving.backoff import Backoff
+from thalamus_lite.serving.loaded import Loaded
+from thalamus_lite.serving.loading import clear_frames, load
+from thalamus_lite.serving.states import State, check_move
+from thalamus_lite.serving.transition import Transition
+from thalamus_lite.serving.unloading import unload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from thalamus_lite.batching.group import LaneGroup
+    from thalamus_lite.batching.passes import Report
+    from thalamus_lite.batching.ticket import Batch
+    from thalamus_lite.model.spec import ModelSpec
+    from thalamus_lite.serving.loading import Context
+
+_log = logging.getLogger("thalamus_lite")
+
+
+class ModelRuntime:
+    """A registered model in a started app. All methods run on the event loop."""
+
+    def __init__(self, spec: ModelSpec, context: Context) -> None:
+        self.spec = spec
+        self.state = State.REGISTERED
+        self.quarantined = False
+        self.error: str | None = None
+        self.inflight = 0
+        self.group: LaneGroup | None = None
+        self.device: str | None = None
+        self.clock: Callable[[], float] = time.monotonic
+        self._context = context
+        self._loaded: Loaded | None = None
+        self._transition = Transition(self._ended)
+        self._backoff = Backoff()
+        self._waiting_inputs = 0
+        self._starting = False
+        self._slot: asyncio.Semaphore | None = None
+        self.cause: BaseException | None = None
+
+    @property
+    def instance(self) -> Any:
+        """The user's object, on the first device; None while nothing is loaded."""
+        return self._loaded.instances[0] if self.group is not None and self._loaded else None
+
+    @property
+    def ready(self) -> bool:
+        """Loaded, not hung, and ready by the model's own word."""
+        if self.state is not State.READY or self.quarantined or self._loaded is None:
+            return False
+        if not self.spec.hooks.ready:
+            return True
+        try:
+            return all(bool(instance.is_ready) for instance in self._loaded.instances)
+        except Exception:
+            return False
+
+    @property
+    def state_name(self) -> str:
+        return "quarantined" if self.quarantined else self.state.value
+
+    def start(self) -> asyncio.Task[None]:
+        """Load at start-up or in the background; requests that come before its end are answered
+        503.
+
+        What is under way already is returned instead.
+        """
+        if self._transition.task is not None:
+            return self._transition.task
+        self._starting = True
+        return self._begin(self._load())
+
+    async def settle(self) -> None:
+        """Wait for the transition that is under way."""
+        await self._transition.settled()
+
+    async def serving(self, inputs: int) -> LaneGroup:
+        """The lanes for a request of ``inputs`` inputs, once the model is loaded.
+
+        Raises:
+            ModelLoading, ModelUnloading, ModelLoadFailed, LaneHung: not now.
+            QueueFull, RequestTooLarge: too many inputs wait for the load already.
+        """
+        if self.state is State.LOADING:
+            # Even where its load() seems to hang: a large model takes its time.
+            if self._starting:
+                raise ModelLoading
+        elif self.quarantined:
+            raise LaneHung
+        if self.state is State.DRAINING:
+            raise ModelUnloading
+        limit = self.spec.policy.max_queue_size
+        if inputs > limit:
+            raise RequestTooLarge
+        if self._waiting_inputs + inputs > limit:
+            raise QueueFull
+        self._waiting_inputs += inputs
+        try:
+            await self.ensure_loaded()
+        finally:
+            self._waiting_inputs -= inputs
+        if self.group is None:
+            raise ModelUnloading
+        return self.group
+
+    async def ensure_loaded(self) -> None:
+        """Be READY: load, or wait for whoever loads.
+
+        Raises:
+            ModelLoadFailed: the load failed, now or so lately that it is not tried again yet.
+            LaneHung: the model can be neither used nor replaced.
+        """
+        while self.state is not State.READY:
+            if self.quarantined and self.state is State.DRAINING:
+                raise LaneHung
+            if self._transition.task is None:
+                if self.retry_in_s:
+                    raise self._load_failed()
+                self._begin(self._load())
+            was_loading = self.state is State.LOADING
+            await self._transition.settled()
+            if was_loading and self.state is State.FAILED:
+                raise self._load_failed()
+
+    async def unload(self) -> bool:
+        """Be unloaded, every accepted request answered; whether this call brought that about.
+
+        Raises:
+            LaneHung: a hook does not return. The model keeps its device and its weights.
+        """
+        while self.state in (State.LOADING, State.READY, State.DRAINING):
+            if self.quarantined:
+                raise LaneHung
+            ours = self.state is State.READY
+            if ours:
+                self._begin(self._unload())
+            if not await self._transition.settled_or_hung():
+                raise LaneHung
+            if ours:
+                return True
+        return False
+
+    async def abandon(self, patience_s: float) -> None:
+        """At shutdown: unload what can be unloaded within ``patience_s``; leave what hangs."""
+        try:
+            async with asyncio.timeout(patience_s):
+                if self.state is State.LOADING:
+                    await self._transition.cancel()
+                await self.unload()
+        except (TimeoutError, LaneHung):
+            _log.error("left hanging at shutdown", extra={"model": self.spec.key})
+        await self._transition.cancel()
+        self.discard()
+
+    @property
+    def settled(self) -> bool:
+        """No transition under way and no lane at work."""
+        return self.state not in (State.LOADING, State.DRAINING) and (
+            self.group is None or self.group.idle
+        )
+
+    def discard(self) -> None:
+        """Give lanes, device and weights back without ``unload()``, once the lanes come to an end
+        of what they run.
+        """
+        if self._loaded is not None:
+            self._loaded.let_go()
+
+    def check_hooks(self, limit_s: float) -> None:
+        """Report a ``load()`` or ``unload()`` that has not returned for ``limit_s``."""
+        loaded = self._loaded if self._transition.task is not None else None
+        if loaded is None or self.quarantined:
+            return
+        if loaded.busy_before(time.monotonic() - limit_s):
+            self._on_hung()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        # At once, not when the task first runs: nobody may see the old state in between.
+        self._move(State.DRAINING if self.state is State.READY else State.LOADING)
+        return self._transition.begin(work)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._starting = False
+        self._free_slot()
+        self._on_recovered()
+        if self.state is State.LOADING:
+            # Cancelled before its first step.
+            self.discard()
+            self._load_ended_badly(asyncio.CancelledError())
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.critical("a transition failed", exc_info=error, extra={"model": self.spec.key})
+
+    async def _load(self) -> None:
+        spec = self.spec
+        started = self.clock()
+        loaded = self._loaded = Loaded(spec)
+        try:
+            slot = self._context.load_slots
+            await slot.acquire()
+            self._slot = slot
+            group = await load(loaded, self._context)
+        except BaseException as error:
+            self._load_ended_badly(error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        group.on_hung, group.on_recovered = self._on_hung, self._on_recovered
+        self._observe(group)
+        self._context.batcher.add(group)
+        self.group, self.device = group, loaded.device
+        self._backoff.succeeded()
+        self.error = self.cause = None
+        self._move(State.READY)
+        _log.info(
+            "model loaded",
+            extra={
+                "model": spec.key,
+                "device": loaded.device,
+                "seconds": round(self.clock() - started, 3),
+            },
+        )
+
+    def _load_ended_badly(self, error: BaseException) -> None:
+        self._backoff.failed(self.clock())
+        self.error = error.code if isinstance(error, ThalamusError) else ModelLoadFailed.code
+        # Only for a start to raise: it holds half a model for as long as anybody holds it.
+        self.cause = error if self._starting else None
+        self._loaded = None
+        self._move(State.FAILED)
+        if isinstance(error, Exception):
+            _log.error("model failed to load", exc_info=error, extra={"model": self.spec.key})
+        clear_frames(error)
+
+    async def _unload(self) -> None:
+        assert self._loaded is not None
+        await unload(self._loaded, self._context)
+        self._loaded = self.group = self.device = None
+        self._move(State.UNLOADED)
+        _log.info("model unloaded", extra={"model": self.spec.key})
+
+    def _free_slot(self) -> None:
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            slot.release()
+
+    def _load_failed(self) -> ModelLoadFailed:
+        return ModelLoadFailed(retry_after_s=max(self.retry_in_s or 0.0, 1.0))
+
+    @property
+    def retry_in_s(self) -> float | None:
+        """Seconds until a failed load may be tried again; None where nothing failed."""
+        return self._backoff.left_s(self.clock()) if self.state is State.FAILED else None
+
+    def _observe(self, group: LaneGroup) -> None:
+        metrics = self._context.metrics.model(self.spec.id)
+
+        def observe(batch: Batch, report: Report | None) -> None:
+            metrics.executed(batch.size)
+            if report is not None and report.passes > 1:
+                metrics.reruns(report.passes - 1)
+
+        group.observe = observe
+
+    def _on_hung(self) -> None:
+        self.quarantined = True
+        # A load that hangs must not keep the others from their turn.
+        self._free_slot()
+        self._transition.hangs()
+        _log.error("the model hangs: quarantined", extra={"model": self.spec.key})
+
+    def _on_recovered(self) -> None:
+        if self.quarantined:
+            self.quarantined = False
+            _log.warning("the model came back", extra={"model": self.spec.key})
+
+    def _move(self, state: State) -> None:
+        check_move(self.state, state)
+        self.state = state

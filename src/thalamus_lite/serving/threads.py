@@ -1,0 +1,34 @@
+"""Blocking work off the event loop, in daemon threads.
+
+Not an executor: its threads are joined when the interpreter exits, so a download or a driver that
+hangs would keep the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+from thalamus_lite.batching.execution import report_to
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What ``function(*arguments)`` returns or raises.
+
+    Cancelling the wait leaves the thread to itself.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    name = getattr(function, "__name__", "call")
+    threading.Thread(
+        target=report_to,
+        args=(loop, future, function, *arguments),
+        name=f"thalamus-{name}",
+        daemon=True,
+    ).start()
+    return await future

@@ -1,0 +1,122 @@
+"""A model's examples, before it serves: every lane once, and one batch against its singles."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from thalamus_lite.batching.channel import LIMIT
+from thalamus_lite.batching.execution import call, run_job, run_on_loop, tame
+from thalamus_lite.batching.lane import as_list
+from thalamus_lite.errors import ModelError
+from thalamus_lite.serving.parity import difference
+
+if TYPE_CHECKING:
+    from thalamus_lite.batching.group import LaneGroup
+    from thalamus_lite.batching.lane import Hooks
+    from thalamus_lite.model.spec import ModelSpec
+
+
+async def warm_up(spec: ModelSpec, group: LaneGroup) -> None:
+    """Run the examples, if there are any, on every lane's own stream.
+
+    Raises:
+        ModelError: an example fails, does not fit the output type, or comes out otherwise in a
+            batch than alone. The sentence says which one.
+    """
+    if spec.examples is None:
+        return
+    examples = list(spec.examples)
+    for index in range(len(group.lanes)):
+        if spec.streams:
+            await _drain_stream(spec, group, index, examples[:1])
+            continue
+        alone = [(await _run(spec, group, index, [example], f"examples[{number}]"))[0]
+                 for number, example in enumerate(examples)]  # fmt: skip
+        if len(examples) > 1:
+            await _check_parity(spec, group, index, alone)
+
+
+async def _check_parity(spec: ModelSpec, group: LaneGroup, index: int, alone: list[Any]) -> None:
+    examples = list(spec.examples or ())
+    step = spec.policy.most if spec.policy.merges else len(examples)
+    for start in range(0, len(examples), max(step, 1)):
+        part = examples[start : start + step]
+        label = f"examples[{start}:{start + len(part)}]"
+        for offset, output in enumerate(await _run(spec, group, index, part, label)):
+            found = difference(alone[start + offset], output)
+            if found is not None:
+                raise ModelError(
+                    f"{spec.key}: examples[{start + offset}] gives another output in a batch than"
+                    f" alone ({found}): predict() must treat its inputs independently"
+                )
+
+
+async def _run(
+    spec: ModelSpec, group: LaneGroup, index: int, inputs: list[Any], label: str
+) -> list[Any]:
+    lane, hooks = group.lanes[index], group.hooks[index]
+    try:
+        if group.on_loop:
+            report = await run_on_loop(lane, hooks, [inputs], False)
+            if report.errors[0] is not None:
+                raise tame(report.errors[0])
+            outputs = report.outputs[0] or []
+        else:
+            ran = await run_job(lane, lambda lane: hooks.run(lane, inputs))
+            outputs = ran.outputs
+        spec.outputs.dump(outputs)
+    except Exception as error:
+        raise ModelError(f"{spec.key}: {label} failed at warm-up: {error}") from error
+    return outputs
+
+
+async def _drain_stream(spec: ModelSpec, group: LaneGroup, index: int, inputs: list[Any]) -> None:
+    """The first outputs only: a stream need not end."""
+    lane, hooks = group.lanes[index], group.hooks[index]
+    try:
+        prepared: Any = inputs
+        if hooks.preprocess is not None:
+            prepared = await call(lane, hooks.preprocess, inputs)
+        if group.on_loop:
+            outputs = await _first_of(hooks.predict(prepared))
+            if hooks.postprocess is not None:
+                outputs = await call(lane, _each, hooks, outputs)
+        else:
+            outputs = await call(lane, _run_stream, hooks, prepared)
+        spec.outputs.dump(outputs)
+    except Exception as error:
+        raise ModelError(f"{spec.key}: examples[0] failed at warm-up: {error}") from error
+
+
+def _run_stream(hooks: Hooks, prepared: Any) -> list[Any]:
+    stream = hooks.predict(prepared)
+    try:
+        outputs = list(itertools.islice(stream, LIMIT))
+        return outputs if hooks.postprocess is None else _each(hooks, outputs)
+    finally:
+        close = getattr(stream, "close", None)
+        if close is not None:
+            close()
+
+
+async def _first_of(stream: Any) -> list[Any]:
+    outputs: list[Any] = []
+    try:
+        async for output in stream:
+            outputs.append(output)
+            if len(outputs) == LIMIT:
+                break
+    except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+        raise tame(error) from error
+    finally:
+        close = getattr(stream, "aclose", None)
+        if close is not None:
+            await close()
+    return outputs
+
+
+def _each(hooks: Hooks, outputs: list[Any]) -> list[Any]:
+    postprocess = hooks.postprocess
+    assert postprocess is not None
+    return [item for output in outputs for item in as_list(postprocess([output]))]
