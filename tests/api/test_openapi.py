@@ -1,0 +1,199 @@
+"""/openapi.json: valid, complete, and true of what the routes answer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator  # noqa: TC003  # resolved at registration
+from datetime import date  # noqa: TC003  # resolved by pydantic
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import jsonschema
+import pytest
+from pydantic import BaseModel, Field
+
+from thalamus_lite import Thalamus
+from thalamus_lite.testing import Client
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+    lives: int
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+    good: bool
+
+
+class Tree(BaseModel):
+    born: date
+    pets: list[Annotated[Cat | Dog, Field(discriminator="kind")]] = []
+    branches: list[Tree] = []
+
+
+def forest() -> Thalamus:
+    app = Thalamus(name="forest")
+
+    for version in ("1.0+gpu.1", "1!2.0", "1.0"):
+
+        @app.model(model_id="tree", version=version, examples=[{"born": "2020-01-01"}])
+        class Trees:
+            def predict(self, inputs: list[Tree]) -> list[Tree]:
+                return inputs
+
+    @app.model(model_id="plain", input_type=dict[str, float], output_type=list[int])
+    class Plain:
+        def predict(self, inputs: list[Any]) -> list[Any]:
+            return inputs
+
+    return app
+
+
+@pytest.fixture(scope="module")
+def document() -> Iterator[dict[str, Any]]:
+    with Client(forest()) as client:
+        yield client.get("/openapi.json").json()
+
+
+def references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "$ref":
+                yield value
+            elif key == "discriminator" and isinstance(value, dict):
+                yield from value.get("mapping", {}).values()
+            else:
+                yield from references(value)
+    elif isinstance(node, list):
+        for item in node:
+            yield from references(item)
+
+
+def resolve(document: dict[str, Any], reference: str) -> Any:
+    assert reference.startswith("#/"), reference
+    node: Any = document
+    for part in reference[2:].split("/"):
+        node = node[part.replace("~1", "/").replace("~0", "~")]
+    return node
+
+
+def test_document_is_openapi_3_1(document: dict[str, Any]) -> None:
+    validator = pytest.importorskip("openapi_spec_validator", reason="not among the test extras")
+    validator.validate(document)
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    found = list(references(document))
+    assert len(found) > 20
+    for reference in found:
+        assert isinstance(resolve(document, reference), dict)
+
+
+def test_operations_are_the_routes(document: dict[str, Any]) -> None:
+    operations = {
+        f"{method.upper()} {path}" for path, item in document["paths"].items() for method in item
+    }
+    assert operations == {
+        "GET /health", "GET /ready", "GET /status", "GET /metrics", "GET /capacity", "GET /schema",
+        "GET /schema/{id}", "GET /schema/{id}/versions", "POST /predict", "POST /cache/clear",
+        "POST /models/{id}/unload", "POST /models/{id}/load", "GET /openapi.json",
+    }  # fmt: skip
+    ids = [one["operationId"] for item in document["paths"].values() for one in item.values()]
+    assert len(ids) == len(set(ids))
+    assert all("{" not in one for one in ids)
+
+
+def test_closed_routes_say_so(document: dict[str, Any]) -> None:
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            public = path in ("/health", "/ready", "/status", "/metrics", "/openapi.json")
+            assert ("security" not in operation) is public
+            assert ("401" not in operation["responses"]) is public
+    assert document["components"]["securitySchemes"].keys() == {"ApiKey", "Bearer"}
+
+
+def test_models_schemas_are_part_of_it(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    inputs = schemas["PredictRequest"]["properties"]["inputs"]["items"]["anyOf"]
+    outputs = schemas["PredictResponse"]["properties"]["outputs"]["items"]["anyOf"]
+    assert len(inputs) == len(outputs) == 4
+    assert len({one["$ref"] for one in inputs + outputs}) == 8
+
+
+def as_json_schema(document: dict[str, Any], schema: dict[str, Any]) -> Any:
+    whole = {**copy.deepcopy(schema), "components": document["components"]}
+    return jsonschema.Draft202012Validator(whole)
+
+
+SENT = [
+    ("GET", "/health", None, 200),
+    ("GET", "/ready", None, 200),
+    ("GET", "/status", None, 200),
+    ("GET", "/openapi.json", None, 200),
+    ("GET", "/capacity", None, 200),
+    ("GET", "/schema", None, 200),
+    ("GET", "/schema/tree", None, 200),
+    ("GET", "/schema/plain", None, 200),
+    ("GET", "/schema/nobody", None, 404),
+    ("GET", "/schema/tree/versions", None, 200),
+    ("POST", "/predict", {"model": "tree", "inputs": [{"born": "2020-02-29"}]}, 200),
+    ("POST", "/predict", {"model": "plain", "inputs": [{}]}, 500),
+    ("POST", "/predict", {"model": "tree", "inputs": [{"born": "2021-02-29"}]}, 422),
+    ("POST", "/predict", {"inputs": [1]}, 422),
+    ("POST", "/predict", {"model": "x", "inputs": [1]}, 404),
+    ("POST", "/cache/clear", None, 200),
+    ("POST", "/models/plain/unload", {}, 200),
+    ("POST", "/models/plain/load", {"version": None}, 200),
+    ("POST", "/models/plain/load", {"version": 1}, 422),
+]
+
+
+def test_answers_are_as_described(document: dict[str, Any], zoo: ModuleType) -> None:
+    with Client(forest()) as client:
+        for method, path, body, status in SENT:
+            answer = client.request(method, path, json=body)
+            assert answer.status == status, (path, answer.text)
+            template = path.replace("/tree", "/{id}").replace("/plain", "/{id}")
+            template = template.replace("/nobody", "/{id}")
+            operation = document["paths"][template][method.lower()]
+            described = operation["responses"][str(status)]["content"]["application/json"]["schema"]
+            as_json_schema(document, described).validate(answer.json())
+            if body is not None and status == 200:
+                taken = operation["requestBody"]["content"]["application/json"]["schema"]
+                as_json_schema(document, taken).validate(body)
+
+
+def test_every_error_status_is_described(document: dict[str, Any]) -> None:
+    assert document["paths"]["/predict"]["post"]["responses"].keys() == {
+        "200", "400", "401", "404", "406", "413", "415", "422", "429", "500", "503", "504",
+    }  # fmt: skip
+    for item in document["paths"].values():
+        for operation in item.values():
+            for status, response in operation["responses"].items():
+                assert response["description"], status
+
+
+def test_document_follows_what_is_registered(zoo: ModuleType) -> None:
+    app = forest()
+    with Client(app) as client:
+        before = client.get("/openapi.json").json()
+        assert client.get("/openapi.json").json() == before
+
+        @app.model(model_id="later")
+        class Later:
+            def predict(self, inputs: list[int]) -> list[int]:
+                return inputs
+
+        after = client.get("/openapi.json").json()
+        assert "later-1.0.0-Input" in after["components"]["schemas"]
+        assert "later-1.0.0-Input" not in before["components"]["schemas"]
+
+
+def test_app_without_models_has_a_document_too() -> None:
+    with Client(Thalamus(name="bare")) as client:
+        document = client.get("/openapi.json").json()
+        assert document["info"]["title"] == "bare"
+        assert list(references(document))

@@ -1,0 +1,241 @@
+"""/health /ready /status /capacity /metrics."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from thalamus_lite import (
+    CapacityResponse,
+    HealthResponse,
+    ModelCapacity,
+    ReadyResponse,
+    StatusResponse,
+    Thalamus,
+)
+from thalamus_lite.testing import AsyncClient, Client
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+STATUS_FIELDS = {
+    "id", "version", "ready", "is_default", "is_default_version", "critical", "state", "error",
+}  # fmt: skip
+
+
+def test_health_lists_every_version(client: Client) -> None:
+    found = client.get("/health").json()
+    assert HealthResponse.model_validate(found).status == "ok"
+    models = {(one["id"], one["version"]): one for one in found["models"]}
+    assert {("echo", "1.9.0"), ("echo", "1.10.0"), ("inline", "1.0.0")} <= models.keys()
+    assert all(one.keys() == STATUS_FIELDS for one in models.values())
+    echo = models["echo", "1.10.0"]
+    assert (echo["ready"], echo["is_default"], echo["is_default_version"]) == (True, True, True)
+    assert (echo["state"], echo["error"], echo["critical"]) == ("ready", None, True)
+    assert models["echo", "1.9.0"]["is_default_version"] is False
+    assert models["inline", "1.0.0"]["is_default"] is False
+
+
+def test_ready_is_200_with_the_same_list(client: Client) -> None:
+    answer = client.get("/ready")
+    assert answer.status == 200
+    assert ReadyResponse.model_validate(answer.json()).ready is True
+    assert answer.json()["models"] == client.get("/health").json()["models"]
+
+
+def test_status_names_its_process(client: Client) -> None:
+    found = client.get("/status").json()
+    StatusResponse.model_validate(found)
+    assert found["pid"] == os.getpid()
+    assert found["uptime_seconds"] >= 0
+    assert found["cache"].keys() == {
+        "size_bytes", "file_count", "max_size_bytes", "hit_rate", "downloads",
+    }  # fmt: skip
+    assert found["gpu"].keys() >= {"available", "device_count", "devices"}
+
+
+async def test_ready_is_503_while_a_critical_model_is_not(zoo: ModuleType) -> None:
+    async with AsyncClient(zoo.make_app()) as client:
+        await client.post("/models/echo/unload", json={"version": "1.9.0"})
+        answer = await client.get("/ready")
+        assert answer.status == 503
+        assert answer.json()["ready"] is False
+        assert answer.headers["retry-after"] == "1"
+        states = {(m["id"], m["version"]): m["state"] for m in answer.json()["models"]}
+        assert states["echo", "1.9.0"] == "unloaded"
+        await client.post("/models/echo/load")
+        assert (await client.get("/ready")).status == 200
+
+
+async def test_ready_does_not_wait_for_a_model_that_is_not_critical(zoo: ModuleType) -> None:
+    async with AsyncClient(zoo.make_app()) as client:
+        await client.post("/models/inline/unload")
+        assert (await client.get("/ready")).status == 200
+
+
+@pytest.mark.parametrize("ready", [False, None, "raises"])
+async def test_model_that_says_it_is_not_ready_is_believed(ready: Any) -> None:
+    app = Thalamus()
+
+    @app.model(model_id="moody")
+    class Moody:
+        @property
+        def is_ready(self) -> bool:
+            if ready == "raises":
+                raise RuntimeError("how should I know")
+            return ready  # type: ignore[no-any-return]
+
+        def predict(self, inputs: list[int]) -> list[int]:
+            return inputs
+
+    async with AsyncClient(app) as client:
+        assert (await client.get("/ready")).status == 503
+        assert (await client.get("/health")).status == 200
+        capacity = (await client.get("/capacity")).json()["models"]["moody@1.0.0"]
+        assert (capacity["accepting"], capacity["reason"]) == (False, "model_not_ready")
+
+
+def test_capacity_gives_the_declared_numbers(client: Client) -> None:
+    found = client.get("/capacity").json()
+    CapacityResponse.model_validate(found)
+    assert found.keys() == {
+        "accepting", "remaining_requests", "models", "inflight_requests", "uptime_seconds",
+    }  # fmt: skip
+    assert (found["accepting"], found["remaining_requests"]) == (True, 1)
+    assert found["models"]["slow@1.0.0"] == {
+        "accepting": True,
+        "remaining_requests": 4,
+        "ideal_batch_size": 2,
+        "max_batch_size": 2,
+        "reason": None,
+    }
+    assert found["models"]["inline@1.0.0"]["max_batch_size"] == 1
+    assert found["models"]["echo@1.10.0"]["ideal_batch_size"] == 8
+
+
+async def test_capacity_follows_the_requests_under_way(zoo: ModuleType) -> None:
+    import asyncio
+
+    app = zoo.make_app()
+    async with AsyncClient(app) as client:
+        body = {"model": "slow", "inputs": [{"text": "wait"}]}
+        lines = [client.begin("POST", "/predict", json=body)]
+        try:
+            assert await asyncio.to_thread(app.blocker.entered.wait, 10)
+            found = (await client.get("/capacity")).json()
+            assert found["inflight_requests"] == 1
+            assert found["models"]["slow@1.0.0"]["remaining_requests"] == 3
+            assert found["accepting"] is True
+        finally:
+            app.blocker.open.set()
+        assert (await lines[0].answer()).status == 200
+
+
+class Hooked:
+    """What each model's ``capacity()`` answers, and what ``/capacity`` is to make of it."""
+
+    CASES: tuple[tuple[Any, bool, int, str | None], ...] = (
+        (ModelCapacity(remaining_requests=5, ideal_batch_size=4, max_batch_size=8, reason="vram"),
+         True, 5, "vram"),
+        ({"accepting": False, "remaining_requests": 0, "ideal_batch_size": 1, "max_batch_size": 1},
+         False, 0, None),
+        (RuntimeError("no gauge"), False, 0, "capacity_hook_error"),
+        (None, False, 0, "capacity_hook_error"),
+        ("nonsense", False, 0, "capacity_hook_error"),
+        ({"remaining_requests": "many"}, False, 0, "capacity_hook_error"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "accepting", "remaining", "reason"), Hooked.CASES)
+async def test_capacity_hook_is_the_models_own_word(
+    said: Any, accepting: bool, remaining: int, reason: str | None
+) -> None:
+    app = Thalamus()
+
+    @app.model(model_id="m", max_batch_size=8)
+    class Hook:
+        def capacity(self) -> ModelCapacity:
+            if isinstance(said, Exception):
+                raise said
+            return said  # type: ignore[no-any-return]
+
+        def predict(self, inputs: list[int]) -> list[int]:
+            return inputs
+
+    async with AsyncClient(app) as client:
+        whole = (await client.get("/capacity")).json()
+        found = whole["models"]["m@1.0.0"]
+        assert (found["accepting"], found["remaining_requests"]) == (accepting, remaining)
+        assert found["reason"] == reason
+        assert whole["accepting"] is accepting
+        assert whole["remaining_requests"] == remaining
+
+
+async def test_capacity_never_loads_a_model(zoo: ModuleType) -> None:
+    async with AsyncClient(zoo.make_app(lazy_load=True)) as client:
+        found = (await client.get("/capacity")).json()
+        assert {one["reason"] for one in found["models"].values()} == {"model_not_loaded"}
+        assert (found["accepting"], found["remaining_requests"]) == (False, 0)
+        states = {m["state"] for m in (await client.get("/health")).json()["models"]}
+        assert states == {"registered"}
+
+
+async def test_probes_see_a_model_that_was_registered_after_the_start(zoo: ModuleType) -> None:
+    app = zoo.make_app()
+    async with AsyncClient(app) as client:
+
+        @app.model(model_id="newcomer", critical=False)
+        class Newcomer:
+            def predict(self, inputs: list[int]) -> list[int]:
+                return inputs
+
+        for path in ("/health", "/ready", "/status", "/capacity", "/metrics", "/schema"):
+            answer = await client.get(path)
+            assert answer.status == 200, path
+            assert "newcomer" in answer.text, path
+        answer = await client.post("/predict", json={"model": "newcomer", "inputs": [1]})
+        assert answer.json()["outputs"] == [1]
+
+
+def test_metrics_are_prometheus_text(client: Client) -> None:
+    answer = client.get("/metrics")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "# TYPE thalamus_requests_total counter" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("application/openmetrics-text", "application/openmetrics-text"),
+        (
+            "application/openmetrics-text; version=1.0.0,text/plain;q=0.5",
+            "application/openmetrics-text",
+        ),
+        ("Application/OpenMetrics-Text", "application/openmetrics-text"),
+        (
+            "application/openmetrics-text; version=9\u00e9; escaping=\u00e9",
+            "application/openmetrics-text",
+        ),
+        ("text/plain; version=1.0.0; escaping=x", "text/plain"),
+        ("*/*", "text/plain"),
+        ("", "text/plain"),
+        ("\u00ff;;;,,=", "text/plain"),
+    ],
+)
+def test_metrics_honour_accept(accept: str, kind: str, client: Client) -> None:
+    answer = client.get("/metrics", headers={"accept": accept})
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith(kind)
+    assert answer.text.endswith("# EOF\n") is (kind != "text/plain")
+    assert "\u00e9" not in answer.headers["content-type"]
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/status", "/metrics", "/openapi.json"])
+def test_head_is_get_without_its_body(path: str, client: Client) -> None:
+    got, head = client.get(path), client.request("HEAD", path)
+    assert head.status == got.status
+    assert head.body == b""
+    assert head.headers["content-type"] == got.headers["content-type"]
+    assert int(head.headers["content-length"]) > 0

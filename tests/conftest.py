@@ -1,0 +1,75 @@
+"""What every folder's tests share: a clean environment, ``async def`` tests, the zoo of models."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import inspect
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+HERE = Path(__file__).parent
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Before its body runs: annotations that are text are looked up there.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+zoo_module = _load("zoo")
+driver_module = _load("driver")
+servers_module = _load("servers")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run ``async def`` tests, each in an event loop of its own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    arguments: dict[str, Any] = {name: pyfuncitem.funcargs[name] for name in names}
+    asyncio.run(pyfuncitem.obj(**arguments))
+    return True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No setting of the developer's shell reaches a test, and no test the developer's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("THALAMUS_") and name != "THALAMUS_SOAK":
+                patch.delenv(name)
+        patch.setenv("THALAMUS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def driver() -> ModuleType:
+    """``tests/driver.py``: requests of any shape, straight into an app."""
+    return driver_module
+
+
+@pytest.fixture(scope="session")
+def servers() -> ModuleType:
+    """``tests/servers.py``: real servers, and clients over sockets."""
+    return servers_module
+
+
+@pytest.fixture(scope="session")
+def zoo() -> ModuleType:
+    """``tests/zoo.py``: models of every kind."""
+    return zoo_module

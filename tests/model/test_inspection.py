@@ -1,0 +1,415 @@
+"""Reading a user's class: its hooks, its kind of ``predict``, its types."""
+
+from __future__ import annotations
+
+import functools
+import typing
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    MutableSequence,
+    Sequence,
+)
+from typing import Annotated, Any
+
+import pytest
+from pydantic import BaseModel, Field
+from typing_extensions import TypeAliasType
+
+from thalamus_lite import Thalamus
+from thalamus_lite.model.inspection import PredictKind, infer_types, read_hooks
+
+
+class In(BaseModel):
+    x: int
+
+
+class Out(BaseModel):
+    y: int
+
+
+Positive = Annotated[int, Field(ge=0)]
+Batch = TypeAliasType("Batch", list[In])
+
+
+def model(predict: Callable[..., Any], **annotations: Any) -> type:
+    """A class with that ``predict``, annotated as if the annotations were written there."""
+    predict.__annotations__ = annotations
+    return type("Model", (), {"predict": predict})
+
+
+def inferred(cls: type, names: dict[str, Any] | None = None) -> tuple[Any, Any]:
+    hooks = read_hooks(cls, "m")
+    first, last = infer_types(cls, hooks, "m", names or {})
+    return first(), last()
+
+
+CONTAINERS = [
+    list[In],
+    typing.List[In],  # noqa: UP006
+    tuple[In, ...],
+    Sequence[In],
+    typing.Sequence[In],
+    Iterable[In],
+    Collection[In],
+    MutableSequence[In],
+    Annotated[list[In], Field(max_length=8)],
+    Batch,
+    "list[In]",
+    "typing.List['In']",
+    "Sequence['In']",
+]
+
+
+@pytest.mark.parametrize("annotation", CONTAINERS, ids=str)
+def test_type_of_a_record_is_the_element_of_its_container(annotation: Any) -> None:
+    def predict(self: Any, inputs: Any) -> Any: ...
+
+    assert inferred(model(predict, inputs=annotation, **{"return": list[Out]})) == (In, Out)
+
+    def answer(self: Any, inputs: Any) -> Any: ...
+
+    assert inferred(model(answer, inputs=list[Out], **{"return": annotation})) == (Out, In)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "element"),
+    [
+        (list[int], int),
+        (list[In | Out], In | Out),
+        (list[dict[str, float]], dict[str, float]),
+        (list[list[float]], list[float]),
+        (list[Positive], Positive),
+        (list[Any], Any),
+    ],
+    ids=str,
+)
+def test_element_may_be_any_type(annotation: Any, element: Any) -> None:
+    def predict(self: Any, inputs: Any) -> Any: ...
+
+    assert inferred(model(predict, inputs=annotation, **{"return": annotation})) == (
+        element,
+        element,
+    )
+
+
+T = typing.TypeVar("T")
+
+UNUSABLE = [
+    None, list, tuple, dict, str, In, Any, int, "list", list[T], tuple[In, Out], tuple[In],
+    dict[str, In], set[In], list[In] | None, Iterator[In],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("annotation", UNUSABLE, ids=str)
+def test_annotation_that_names_no_element_says_what_to_write(annotation: Any) -> None:
+    def predict(self: Any, inputs: Any) -> Any: ...
+
+    with pytest.raises(TypeError) as caught:
+        inferred(model(predict, inputs=annotation, **{"return": list[Out]}))
+    assert str(caught.value) == (
+        "m: the input type cannot be inferred: write predict(self, inputs: list[YourInput]),"
+        " or pass input_type="
+    )
+
+    def answer(self: Any, inputs: Any) -> Any: ...
+
+    with pytest.raises(TypeError) as caught:
+        inferred(model(answer, inputs=list[In], **{"return": annotation}))
+    assert str(caught.value) == (
+        "m: the output type cannot be inferred: write predict(...) -> list[YourOutput], or pass"
+        " output_type="
+    )
+
+
+def test_no_annotation_at_all_says_the_same() -> None:
+    class Model:
+        def predict(self, inputs):  # type: ignore[no-untyped-def]
+            return inputs
+
+    class Nothing:
+        def predict(self) -> list[Out]:
+            return []
+
+    for cls in (Model, Nothing):
+        with pytest.raises(TypeError, match="the input type cannot be inferred"):
+            inferred(cls)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("list[Missing]", "the annotation of predict() names 'Missing', which cannot be found"),
+        ("list[", "the annotation 'list[' of predict() cannot be read"),
+        ("typing.Nothing[In]", "the annotation 'typing.Nothing[In]' of predict() cannot be read"),
+        ("list[In]()()", "cannot be read"),
+        ("1/0", "cannot be read"),
+    ],
+)
+def test_text_that_cannot_be_read_is_named(text: str, says: str) -> None:
+    def predict(self: Any, inputs: Any) -> Any: ...
+
+    with pytest.raises(TypeError) as caught:
+        inferred(model(predict, inputs=text, **{"return": list[Out]}))
+    assert says in str(caught.value)
+    assert "input_type= and output_type=" in str(caught.value)
+
+
+def test_annotation_that_is_not_needed_need_not_be_readable() -> None:
+    def predict(self: Any, inputs: Any, other: Any = None) -> Any: ...
+
+    cls = model(predict, inputs="list[In]", other="Missing", **{"return": "AlsoMissing"})
+    first, _ = infer_types(cls, read_hooks(cls, "m"), "m", {})
+    assert first() is In
+
+
+def test_local_names_are_found() -> None:
+    class Local(BaseModel):
+        z: int
+
+    def predict(self: Any, inputs: Any) -> Any: ...
+
+    cls = model(predict, inputs="list[Local]", **{"return": "list[In]"})
+    assert inferred(cls, locals()) == (Local, In)
+
+
+def test_outer_hooks_tell_the_types() -> None:
+    class Model:
+        def preprocess(self, inputs: list[In]) -> list[float]:
+            return []
+
+        def predict(self, inputs: Any) -> Any:
+            return []
+
+        def postprocess(self, outputs: Any) -> list[Out]:
+            return []
+
+    assert inferred(Model) == (In, Out)
+
+
+def test_advice_names_the_hook_that_tells() -> None:
+    class Model:
+        def preprocess(self, inputs: Any) -> Any: ...
+        def predict(self, inputs: list[In]) -> list[Out]: ...  # type: ignore[empty-body]
+        def postprocess(self, outputs: Any) -> Any: ...
+
+    first, last = infer_types(Model, read_hooks(Model, "m"), "m", {})
+    with pytest.raises(TypeError, match=r"write preprocess\(self, inputs: list\[YourInput\]\)"):
+        first()
+    with pytest.raises(TypeError, match=r"write postprocess\(...\) -> list\[YourOutput\]"):
+        last()
+
+
+def test_ways_to_write_a_method() -> None:
+    def logged(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    class Other:
+        def predict(this, batch: list[In]) -> list[Out]:  # noqa: N805, RUF100
+            return []
+
+    class Static:
+        @staticmethod
+        def predict(inputs: list[In]) -> list[Out]:
+            return []
+
+    class Cls:
+        @classmethod
+        def predict(cls, inputs: list[In]) -> list[Out]:
+            return []
+
+    class Wrapped:
+        @logged
+        def predict(self, inputs: list[In]) -> list[Out]:
+            return []
+
+    class Inherits(Other):
+        pass
+
+    class Extra:
+        def predict(self, inputs: list[In], *, scale: float = 1.0) -> list[Out]:
+            return []
+
+    for cls in (Other, Static, Cls, Wrapped, Inherits, Extra):
+        assert inferred(cls) == (In, Out), cls
+
+
+def test_callable_that_is_no_function_asks_for_explicit_types() -> None:
+    class Predictor:
+        def __call__(self, inputs: list[In]) -> list[Out]:
+            return []
+
+    class Model:
+        predict = Predictor()
+
+    class Builtin:
+        predict = len
+
+    for cls in (Model, Builtin):
+        with pytest.raises(TypeError, match="cannot be inferred"):
+            inferred(cls)
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [Iterator[Out], Iterable[Out], Generator[Out, None, None], "Iterator[Out]",
+     typing.Iterator[Out], typing.Generator[Out, None, None]],
+    ids=str,
+)  # fmt: skip
+def test_stream_yields_its_output_type(annotation: Any) -> None:
+    def predict(self: Any, inputs: Any) -> Any:
+        yield
+
+    cls = model(predict, inputs=list[In], **{"return": annotation})
+    assert read_hooks(cls, "m").kind is PredictKind.STREAM
+    assert inferred(cls) == (In, Out)
+
+
+@pytest.mark.parametrize(
+    "annotation", [AsyncIterator[Out], AsyncIterable[Out], AsyncGenerator[Out, None]], ids=str
+)
+def test_async_stream_yields_its_output_type(annotation: Any) -> None:
+    async def predict(self: Any, inputs: Any) -> Any:
+        yield
+
+    cls = model(predict, inputs=list[In], **{"return": annotation})
+    assert read_hooks(cls, "m").kind is PredictKind.ASYNC_STREAM
+    assert inferred(cls) == (In, Out)
+
+
+def test_stream_that_returns_a_list_is_told_to_yield() -> None:
+    def predict(self: Any, inputs: Any) -> Any:
+        yield
+
+    with pytest.raises(TypeError, match=r"write predict\(...\) -> Iterator\[YourOutput\]"):
+        inferred(model(predict, inputs=list[In], **{"return": list[Out]}))
+
+
+def test_postprocess_of_a_stream_returns_a_list() -> None:
+    class Model:
+        def predict(self, inputs: list[In]) -> Iterator[int]:
+            yield 1
+
+        def postprocess(self, outputs: list[int]) -> list[Out]:
+            return []
+
+    assert inferred(Model) == (In, Out)
+
+
+@pytest.mark.parametrize(
+    ("kind", "streams", "on_loop"),
+    [
+        (PredictKind.SYNC, False, False),
+        (PredictKind.ASYNC, False, True),
+        (PredictKind.STREAM, True, False),
+        (PredictKind.ASYNC_STREAM, True, True),
+    ],
+)
+def test_kind_says_where_it_runs(kind: PredictKind, streams: bool, on_loop: bool) -> None:
+    assert (kind.streams, kind.on_loop) == (streams, on_loop)
+
+
+def test_kind_is_seen_through_a_decorator() -> None:
+    def logged(function: Any) -> Any:
+        @functools.wraps(function)
+        def wrapper(*args: Any) -> Any:
+            return function(*args)
+
+        return wrapper
+
+    class Model:
+        @logged
+        async def predict(self, inputs: list[In]) -> list[Out]:
+            return []
+
+    assert read_hooks(Model, "m").kind is PredictKind.ASYNC
+
+
+def test_hooks_are_what_the_class_has() -> None:
+    class Bare:
+        def predict(self, inputs: list[In]) -> list[Out]:
+            return []
+
+    class Full(Bare):
+        def load(self, weights: Any, device: str) -> None: ...
+        def preprocess(self, inputs: list[In]) -> list[In]:
+            return inputs
+
+        def postprocess(self, outputs: list[Out]) -> list[Out]:
+            return outputs
+
+        def unload(self) -> None: ...
+        @property
+        def is_ready(self) -> bool:
+            return True
+
+        def capacity(self) -> None: ...
+
+    bare, full = read_hooks(Bare, "m"), read_hooks(Full, "m")
+    names = ("load", "preprocess", "postprocess", "unload", "ready", "capacity")
+    assert [getattr(bare, name) for name in names] == [False] * 6
+    assert [getattr(full, name) for name in names] == [True] * 6
+
+
+def test_class_without_predict_is_refused() -> None:
+    class Empty:
+        pass
+
+    class Attribute:
+        predict = 5
+
+    for cls in (Empty, Attribute):
+        with pytest.raises(TypeError, match=r"m: a model needs a method predict\(self, inputs\)"):
+            read_hooks(cls, "m")
+
+
+@pytest.mark.parametrize("hook", ["load", "preprocess", "postprocess", "unload", "capacity"])
+def test_only_predict_may_be_async(hook: str) -> None:
+    async def coroutine(self: Any, *args: Any) -> None: ...
+
+    async def generator(self: Any, *args: Any) -> Any:
+        yield
+
+    for function in (coroutine, generator):
+        cls = type("Model", (), {"predict": lambda self, inputs: inputs, hook: function})
+        with pytest.raises(TypeError, match=rf"m: {hook}\(\) must be a plain function"):
+            read_hooks(cls, "m")
+
+
+def test_types_of_a_function_are_found_by_the_decorator() -> None:
+    app = Thalamus()
+
+    class Inner(BaseModel):
+        a: int
+
+    @app.model()
+    class Local:
+        def predict(self, inputs: list[Inner]) -> list[Inner]:
+            return inputs
+
+    assert app.models[0].inputs.kind is Inner
+
+
+def test_models_own_nested_types_are_found() -> None:
+    app = Thalamus()
+
+    class Outer:
+        class Inner(BaseModel):
+            a: int
+
+        @app.model()
+        class Local:
+            def predict(self, inputs: list[Inner]) -> list[Inner]:  # type: ignore[name-defined]  # noqa: F821
+                return inputs
+
+    assert app.models[0].inputs.kind is Outer.Inner
