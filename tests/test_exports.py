@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +86,18 @@ def test_testing_has_the_promised_names() -> None:
     assert testing.TEST_API_KEY_HEADER == {"X-API-Key": testing.TEST_API_KEY}
     assert callable(testing.Client)
     assert callable(testing.AsyncClient)
+
+
+def test_every_module_can_be_imported() -> None:
+    names = [
+        found.name
+        for found in pkgutil.walk_packages(thalamus_lite.__path__, "thalamus_lite.")
+        # It runs the command.
+        if not found.name.endswith("__main__")
+    ]
+    assert len(names) > 50
+    for name in names:
+        importlib.import_module(name)
 
 
 def test_package_is_typed() -> None:

@@ -148,7 +148,7 @@ class Thalamus:
                 try:
                     engine = await self._started()
                 except ThalamusError as error:
-                    await _refuse(error, send)
+                    await _refuse(error, scope, receive, send)
                     return
             await engine.surface(scope, receive, send)
         elif kind == "lifespan":
@@ -269,14 +269,11 @@ class Thalamus:
             await engine.stop()
 
 
-async def _refuse(error: ThalamusError, send: Send) -> None:
-    from thalamus_lite.http.messages import RequestIds, error_response
+async def _refuse(error: ThalamusError, scope: Scope, receive: Receive, send: Send) -> None:
+    from thalamus_lite.http.messages import Request, RequestIds, error_response
 
-    response = error_response(error, RequestIds().new())
-    await send(
-        {"type": "http.response.start", "status": response.status, "headers": response.headers}
-    )
-    await send({"type": "http.response.body", "body": response.body})
+    request = Request(scope, receive, RequestIds())
+    await error_response(error, request.request_id).send(request, send)
 
 
 def _first_line(error: BaseException) -> str:

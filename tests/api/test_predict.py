@@ -334,7 +334,8 @@ async def test_deadline_passed_is_504_and_what_waited_never_runs(zoo: ModuleType
 
     async with AsyncClient(app) as client:
         try:
-            running = ask("wait", **{"x-timeout-ms": "30"})
+            # Long enough to be dispatched on any machine, and then it hangs.
+            running = ask("wait", **{"x-timeout-ms": "500"})
             await entered(app)
             waiting = ask("expired", **{"x-timeout-ms": "30"})
             patient = ask("patient")
@@ -504,3 +505,22 @@ async def test_lazy_model_is_loaded_once_by_its_first_requests(zoo: ModuleType) 
         )
         assert [answer.status for answer in answers] == [200] * 5
         assert loads == [1]
+
+
+async def test_request_that_the_server_cancels_is_counted_and_forgotten(zoo: ModuleType) -> None:
+    app = zoo.make_app()
+    async with AsyncClient(app) as client:
+        try:
+            body = {"model": "slow", "inputs": [{"text": "wait"}]}
+            task = asyncio.ensure_future(client.post("/predict", json=body))
+            await entered(app)
+            waiting = slow(client, "x")
+            await asyncio.sleep(0)
+            waiting._task.cancel()
+            await asyncio.gather(waiting._task, return_exceptions=True)
+            assert (await client.get("/capacity")).json()["inflight_requests"] == 1
+        finally:
+            app.blocker.open.set()
+        assert (await task).status == 200
+        metrics = (await client.get("/metrics")).text
+        assert 'thalamus_requests_total{model="slow",status="cancelled"} 1.0' in metrics

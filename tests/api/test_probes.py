@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -116,8 +117,6 @@ def test_capacity_gives_the_declared_numbers(client: Client) -> None:
 
 
 async def test_capacity_follows_the_requests_under_way(zoo: ModuleType) -> None:
-    import asyncio
-
     app = zoo.make_app()
     async with AsyncClient(app) as client:
         body = {"model": "slow", "inputs": [{"text": "wait"}]}
@@ -131,6 +130,50 @@ async def test_capacity_follows_the_requests_under_way(zoo: ModuleType) -> None:
         finally:
             app.blocker.open.set()
         assert (await lines[0].answer()).status == 200
+
+
+async def test_model_without_room_is_at_capacity_and_holds_the_top_level(zoo: ModuleType) -> None:
+    app, blocker = Thalamus(), zoo.Blocker()
+
+    @app.model(model_id="narrow", default=True, max_concurrent_requests=2)
+    class Narrow:
+        def predict(self, inputs: list[int]) -> list[int]:
+            blocker.wait()
+            return inputs
+
+    @app.model(model_id="wide", critical=False, max_concurrent_requests=5)
+    class Wide:
+        def predict(self, inputs: list[int]) -> list[int]:
+            return inputs
+
+    async with AsyncClient(app) as client:
+
+        async def capacity() -> dict[str, Any]:
+            found: dict[str, Any] = (await client.get("/capacity")).json()
+            return found
+
+        assert ((await capacity())["accepting"], (await capacity())["remaining_requests"]) == (
+            True,
+            2,
+        )
+        lines = []
+        try:
+            for left in (1, 0):
+                lines.append(client.begin("POST", "/predict", json={"inputs": [1]}))
+                await asyncio.sleep(0)
+                found = (await capacity())["models"]["narrow@1.0.0"]
+                assert found["remaining_requests"] == left
+                assert found["accepting"] is (left > 0)
+                assert found["reason"] == (None if left else "at_capacity")
+            whole = await capacity()
+            assert (whole["accepting"], whole["remaining_requests"]) == (False, 0)
+            assert whole["inflight_requests"] == 2
+            assert whole["models"]["wide@1.0.0"]["remaining_requests"] == 5
+        finally:
+            blocker.open.set()
+        for line in lines:
+            assert (await line.answer()).status == 200
+        assert (await capacity())["accepting"] is True
 
 
 class Hooked:

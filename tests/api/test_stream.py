@@ -169,7 +169,7 @@ async def test_output_that_cannot_be_sent_ends_the_stream(
 async def test_gap_longer_than_the_deadline_ends_the_stream() -> None:
     app, release = Thalamus(), threading.Event()
 
-    @app.model(model_id="halting", timeout_s=0.05)
+    @app.model(model_id="halting", timeout_s=0.5)
     class Halting:
         def predict(self, inputs: list[int]) -> Iterator[int]:
             yield 1
@@ -203,3 +203,40 @@ async def test_hooks_see_each_output_of_a_stream() -> None:
         answer = await client.post("/predict", json={"inputs": [1, 2]})
         assert answer.json()["outputs"] == ["<10>", "<20>"]
         assert answer.json()["meta"]["preprocessing_ms"] >= 0
+
+
+@pytest.mark.parametrize("cut", ["at its start", "in its middle"])
+async def test_stream_that_the_server_gives_up_is_counted_as_cancelled(
+    cut: str, driver: ModuleType
+) -> None:
+    """Some servers raise at the next send once the client is gone; others cancel the request."""
+    closed = threading.Event()
+    app = numbers(closed)
+    async with AsyncClient(app) as client:
+        sent = 0
+
+        async def send(message: Any) -> None:
+            nonlocal sent
+            sent += 1
+            if sent > (1 if cut == "in its middle" else 0):
+                raise OSError("gone")
+
+        scope = {
+            "type": "http", "http_version": "1.1", "method": "POST", "path": "/predict",
+            "headers": [driver.KEY, (b"accept", b"text/event-stream")],
+        }  # fmt: skip
+        messages = driver.body({"model": "sync", "inputs": [10]})
+        never = asyncio.Event()
+
+        async def receive() -> Any:
+            if messages:
+                return messages.pop(0)
+            await never.wait()
+
+        await app(scope, receive, send)
+        assert await asyncio.to_thread(closed.wait, 10)
+        found = (await client.get("/metrics")).text
+        assert 'thalamus_requests_total{model="sync",status="ok"} 0.0' in found
+        if cut == "in its middle":
+            assert 'thalamus_requests_total{model="sync",status="cancelled"} 1.0' in found
+        assert (await client.get("/capacity")).json()["inflight_requests"] == 0

@@ -255,7 +255,10 @@ def test_callable_that_is_no_function_asks_for_explicit_types() -> None:
     class Builtin:
         predict = len
 
-    for cls in (Model, Builtin):
+    class Unsigned:
+        predict = dict.update
+
+    for cls in (Model, Builtin, Unsigned):
         with pytest.raises(TypeError, match="cannot be inferred"):
             inferred(cls)
 

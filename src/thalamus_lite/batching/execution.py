@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.batching.lane import Ran, as_outputs, outlive
@@ -49,19 +50,23 @@ def _attempt(lane: Lane, hooks: Hooks, inputs: list[Any]) -> Ran | Failed:
 def failed(error: BaseException, backend: StreamBackend) -> Failed:
     """What ``error`` means for the batch, the memory and the device."""
     out_of_memory = backend.is_out_of_memory(error)
-    if out_of_memory:
-        _forget_frames(error)
-    return Failed(error, out_of_memory, not out_of_memory and backend.is_fatal(error))
+    fatal = not out_of_memory and backend.is_fatal(error)
+    clear_frames(error)
+    return Failed(error, out_of_memory, fatal)
 
 
-def _forget_frames(error: BaseException) -> None:
-    """Frames keep the tensors alive whose memory the next pass needs, those of its causes too."""
+def clear_frames(error: BaseException) -> None:
+    """Let go of what the frames of ``error`` and its causes hold: tensors, or half a model.
+
+    Whoever logs the error, or waits for a collection, would keep them on the device.
+    """
     links: list[BaseException | None] = [error]
+    seen: set[int] = set()
     while links:
         link = links.pop()
-        # A link without a traceback was seen before, so a circle ends.
-        if link is not None and link.__traceback__ is not None:
-            link.__traceback__ = None
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            traceback.clear_frames(link.__traceback__)
             links += [link.__cause__, link.__context__]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from thalamus_lite.batching.model_queue import ModelQueue
+    from thalamus_lite.batching.rebound import Rebound
     from thalamus_lite.batching.ticket import Ticket
 
 
@@ -24,10 +25,11 @@ class Holds:
         """Whether the queue has to wait for the clients that its last batch answered."""
         if queue.held_until is not None:
             return True
-        if queue.rebound is None or queue.depth >= queue.ceiling.now:
+        rebound = queue.rebound
+        if rebound is None or queue.depth >= queue.ceiling.now:
             return False
-        until = queue.rebound.hold_until(now)
-        if until is None:
+        until = rebound.hold_until(now)
+        if until is None or _is_whole(queue, rebound):
             return False
         latest = queue.latest_start()
         if latest is not None and latest < until:
@@ -53,7 +55,7 @@ class Holds:
         """Whether ``ticket`` ends a hold: the batch is full, all are back, or it cannot wait."""
         rebound = queue.rebound
         deadline = ticket.deadline
-        if rebound is not None and rebound.back < rebound.expected:
+        if rebound is not None and not _is_whole(queue, rebound):
             if deadline is not None and until + queue.cost.of(queue.depth) > deadline:
                 # Without this the next dispatch would begin another hold.
                 rebound.expect_no_more()
@@ -65,8 +67,8 @@ class Holds:
     def end_due(self, now: float) -> None:
         heap = self.heap
         while heap and heap[0][0] <= now:
-            queue = heappop(heap)[2]
-            if queue.held_until is not None and queue.held_until <= now:
+            until, _, queue = heappop(heap)
+            if queue.held_until == until:
                 self.end(queue, now)
 
     def next_due(self) -> float | None:
@@ -74,3 +76,12 @@ class Holds:
         while heap and heap[0][2].held_until != heap[0][0]:
             heappop(heap)
         return heap[0][0] if heap else None
+
+
+def _is_whole(queue: ModelQueue, rebound: Rebound) -> bool:
+    """Whether what waits is the share of one lane in what waits and is still to come back.
+
+    With one free lane: whether all are back. With more, to merge all into one batch would leave the
+    others idle.
+    """
+    return rebound.expected - rebound.back <= queue.depth * (queue.free - 1)

@@ -6,16 +6,16 @@ half-batches are what remains, each paying the fixed cost a. Clients that wait f
 ask again come back within a round trip, so it is enough to hold that long.
 
 Let F(h) be the share of a batch's inputs that is followed by a new one within h of the answer. When
-every batch is held for h after its predecessor's end, N clients settle at batches of N / (2 -
-F(h)), one each h + a + k·n seconds. Holding pays where
+every batch is held for h after its predecessor's end, N clients settle at batches of
+N / (2 - F(h)), one each H(h) + a + k·n seconds. H(h) is how long such a hold really lasts, since it
+ends when all are back: the integral of 1 - F(t)^n up to h. Holding pays where
 
-    g(h) = (h + a) · (2 - F(h))
+    g(h) = (H(h) + a) · (2 - F(h))
 
 is least, and if that is below g(0) = 2a by a margin: k has no part in it. F is a decayed histogram
-of what came back and when. Under Poisson arrivals F(h) <= h / c(n) on average, where g(h) > 2a for
-every h < a, so open-loop traffic is never held for long. A rule on the mean gap between arrivals
-would defeat itself: that mean includes the time of the batch. docs/adr/0010-rebound-rule.md has the
-figures.
+of what came back and when. Under Poisson arrivals F(h) <= h / c(n) on average, too little for any
+h < a, so open-loop traffic is not held. A rule on the mean gap between arrivals would defeat
+itself: that mean includes the time of the batch. docs/adr/0010-rebound-rule.md has the figures.
 """
 
 from __future__ import annotations

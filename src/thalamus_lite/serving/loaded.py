@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,20 @@ class Loaded:
                 return
         for reservation in reservations:
             reservation.release()
+
+    def forget_instances(self) -> list[Callable[[], object]]:
+        """Drop all references to the user's objects; how to ask whether each one lives on."""
+        alive: list[Callable[[], object]] = []
+        for instance in self.instances:
+            try:
+                alive.append(weakref.ref(instance))
+            except TypeError:
+                # No weak reference to it: it may live.
+                alive.append(lambda: True)
+        self.instances.clear()
+        if self.group is not None:
+            self.group.hooks.clear()
+        return alive
 
     def busy_before(self, moment: float) -> bool:
         """Whether a lane has run one hook since before ``moment``, in monotonic seconds."""

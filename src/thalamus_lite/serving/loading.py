@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -160,15 +159,3 @@ async def _construct(spec: ModelSpec, lanes: list[Lane], weights: dict[str, Path
     for lane in lanes:
         lane.after(event)
     return made[0]
-
-
-def clear_frames(error: BaseException) -> None:
-    """Let go of what the frames of a failed load hold: half a model, and its device memory."""
-    links: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while links:
-        link = links.pop()
-        if link is not None and id(link) not in seen:
-            seen.add(id(link))
-            traceback.clear_frames(link.__traceback__)
-            links += [link.__cause__, link.__context__]

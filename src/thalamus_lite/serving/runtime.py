@@ -11,7 +11,9 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from thalamus_lite.batching.execution import clear_frames
 from thalamus_lite.errors import (
+    Draining,
     LaneHung,
     ModelLoadFailed,
     ModelLoading,
@@ -22,7 +24,7 @@ from thalamus_lite.errors import (
 )
 from thalamus_lite.serving.backoff import Backoff
 from thalamus_lite.serving.loaded import Loaded
-from thalamus_lite.serving.loading import clear_frames, load
+from thalamus_lite.serving.loading import load
 from thalamus_lite.serving.states import State, check_move
 from thalamus_lite.serving.transition import Transition
 from thalamus_lite.serving.unloading import unload
@@ -45,7 +47,7 @@ class ModelRuntime:
     def __init__(self, spec: ModelSpec, context: Context) -> None:
         self.spec = spec
         self.state = State.REGISTERED
-        self.quarantined = False
+        self.quarantined = self._starting = self._abandoned = False
         self.error: str | None = None
         self.inflight = 0
         self.group: LaneGroup | None = None
@@ -56,7 +58,6 @@ class ModelRuntime:
         self._transition = Transition(self._ended)
         self._backoff = Backoff()
         self._waiting_inputs = 0
-        self._starting = False
         self._slot: asyncio.Semaphore | None = None
         self.cause: BaseException | None = None
 
@@ -103,11 +104,10 @@ class ModelRuntime:
             ModelLoading, ModelUnloading, ModelLoadFailed, LaneHung: not now.
             QueueFull, RequestTooLarge: too many inputs wait for the load already.
         """
-        if self.state is State.LOADING:
-            # Even where its load() seems to hang: a large model takes its time.
-            if self._starting:
-                raise ModelLoading
-        elif self.quarantined:
+        if self.state is State.LOADING and self._starting:
+            raise ModelLoading
+        if self.state is not State.LOADING and self.quarantined:
+            # Not for a load() that seems to hang: a large model takes its time.
             raise LaneHung
         if self.state is State.DRAINING:
             raise ModelUnloading
@@ -130,9 +130,11 @@ class ModelRuntime:
 
         Raises:
             ModelLoadFailed: the load failed, now or so lately that it is not tried again yet.
-            LaneHung: the model can be neither used nor replaced.
+            LaneHung, Draining: the model can be neither used nor replaced, or not any more.
         """
         while self.state is not State.READY:
+            if self._abandoned:
+                raise Draining
             if self.quarantined and self.state is State.DRAINING:
                 raise LaneHung
             if self._transition.task is None:
@@ -164,6 +166,7 @@ class ModelRuntime:
 
     async def abandon(self, patience_s: float) -> None:
         """At shutdown: unload what can be unloaded within ``patience_s``; leave what hangs."""
+        self._abandoned = True
         try:
             async with asyncio.timeout(patience_s):
                 if self.state is State.LOADING:
@@ -182,18 +185,15 @@ class ModelRuntime:
         )
 
     def discard(self) -> None:
-        """Give lanes, device and weights back without ``unload()``, once the lanes come to an end
-        of what they run.
-        """
+        """Give all back without ``unload()``, once the lanes come to an end of what they run."""
         if self._loaded is not None:
             self._loaded.let_go()
 
     def check_hooks(self, limit_s: float) -> None:
         """Report a ``load()`` or ``unload()`` that has not returned for ``limit_s``."""
-        loaded = self._loaded if self._transition.task is not None else None
-        if loaded is None or self.quarantined:
+        if self._transition.task is None or self._loaded is None or self.quarantined:
             return
-        if loaded.busy_before(time.monotonic() - limit_s):
+        if self._loaded.busy_before(time.monotonic() - limit_s):
             self._on_hung()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

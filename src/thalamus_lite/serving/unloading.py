@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from thalamus_lite.batching.execution import run_job
+from thalamus_lite.batching.execution import clear_frames, run_job
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from thalamus_lite.batching.lane import Lane
     from thalamus_lite.serving.loaded import Loaded
     from thalamus_lite.serving.loading import Context
 
@@ -26,23 +31,33 @@ async def unload(loaded: Loaded, context: Context) -> None:
         await group.drained()
         context.batcher.remove(group)
         lanes = loaded.first_lanes()
-        for lane, instance in zip(lanes, list(loaded.instances), strict=True):
-            if loaded.spec.hooks.unload:
-                try:
-                    await run_job(lane, lambda _lane, hook=instance.unload: hook())  # type: ignore[misc]
-                except Exception as error:
-                    _log.error("unload() failed", exc_info=error, extra={"model": loaded.spec.key})
-            del instance
-        # The last references, so that what the model held on the device can go before the cache is
-        # emptied.
-        group.hooks.clear()
-        loaded.instances.clear()
+        if loaded.spec.hooks.unload:
+            for lane, instance in zip(lanes, loaded.instances, strict=True):
+                await _log_errors(run_job(lane, functools.partial(_run_unload, instance)), loaded)
+                del instance
+        alive = loaded.forget_instances()
         for lane in lanes:
-            try:
-                await run_job(lane, lambda lane: lane.backend.empty_cache(lane.device))
-            except Exception as error:
-                _log.error("a device's cache stays", exc_info=error, extra={"device": lane.device})
+            await _log_errors(run_job(lane, functools.partial(_free_memory, alive)), loaded)
         await loaded.release(context.watchdog_s)
     except BaseException:
         loaded.let_go()
         raise
+
+
+def _run_unload(instance: Any, _lane: Lane) -> None:
+    instance.unload()
+
+
+def _free_memory(alive: list[Callable[[], object]], lane: Lane) -> None:
+    if any(instance() is not None for instance in alive):
+        # In a ring with others, of the user's making or of an error's.
+        gc.collect()
+    lane.backend.empty_cache(lane.device)
+
+
+async def _log_errors(job: Awaitable[None], loaded: Loaded) -> None:
+    try:
+        await job
+    except Exception as error:
+        _log.error("unload failed in part", exc_info=error, extra={"model": loaded.spec.key})
+        clear_frames(error)

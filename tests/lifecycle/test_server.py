@@ -1,0 +1,59 @@
+"""``app.serve()``: what uvicorn is told."""
+
+import gc
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+
+from thalamus_lite import Thalamus, server
+from thalamus_lite.errors import ConfigurationError
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    found: dict[str, Any] = {}
+    monkeypatch.setattr(uvicorn, "run", lambda app, **options: found.update(options, app=app))
+    monkeypatch.setattr(
+        server, "configure", lambda *given, **options: found.update(configured=given[0])
+    )
+    yield found
+    gc.unfreeze()
+
+
+def test_serve_runs_uvicorn_with_a_lifespan_that_must_work(told: dict[str, Any]) -> None:
+    app = Thalamus(log_level="WARNING")
+    app.serve(host="127.0.0.1", port=0)
+    assert told["app"] is app
+    assert (told["host"], told["port"], told["lifespan"]) == ("127.0.0.1", 0, "on")
+    assert (told["http"], told["loop"]) == ("httptools", "uvloop")
+    assert told["access_log"] is False
+    assert told["configured"] == "WARNING"
+
+
+def test_environment_says_the_log_level(
+    told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THALAMUS_LOG_LEVEL", "debug")
+    server.run("module:app", host="127.0.0.1", port=0, workers=2, proxy_headers=False)
+    assert (told["app"], told["workers"], told["proxy_headers"]) == ("module:app", 2, False)
+    assert told["log_level"] == "debug"
+
+
+def test_bad_environment_is_told_before_the_server_starts(
+    told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THALAMUS_DRAIN_S", "-1")
+    with pytest.raises(ConfigurationError, match="THALAMUS_DRAIN_S"):
+        Thalamus().serve()
+    assert "app" not in told
+
+
+def test_plain_loop_and_parser_do_where_the_quick_ones_are_missing(
+    told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    Thalamus().serve()
+    assert (told["http"], told["loop"]) == ("h11", "asyncio")
