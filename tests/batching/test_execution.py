@@ -269,7 +269,7 @@ def test_frames_of_an_error_and_of_its_causes_let_go_of_what_they_hold() -> None
     class Tensor:
         pass
 
-    alive: "weakref.WeakSet[Tensor]" = weakref.WeakSet()
+    alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
 
     def inner() -> None:
         scratch = Tensor()
