@@ -1,0 +1,3 @@
+"""The servers that are compared: the same work behind each, each started as ``python -m
+benchmarks.servers.<name> <port>``.
+"""
