@@ -5,12 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from thalamus_lite.weights.layout import disk_errors, remove
-from thalamus_lite.weights.lease import lock_folder
+from thalamus_lite.weights.holds import take_over
+from thalamus_lite.weights.layout import remove
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,10 +106,19 @@ def remove_entry(store: Store, entry_id: str) -> None:
 def unlink_blobs(store: Store, dead: list[tuple[int, str]]) -> None:
     if not dead:
         return
-    for _, sha256 in dead:
-        store.layout.unlink_blob(sha256)
+    layout = store.layout
+    trash = {blob_id: layout.to_trash(layout.blob(sha256)) for blob_id, sha256 in dead}
     store.system.reached("unlinked")
-    store.index.drop_blobs(blob_id for blob_id, _ in dead)
+    kept = store.index.drop_blobs(trash)
+    for blob_id, sha256 in dead:
+        path = trash[blob_id]
+        if path is None:
+            continue
+        if blob_id in kept:
+            # Published again between our look at its row and our rename.
+            with suppress(OSError):
+                os.link(path, layout.blob(sha256))
+        remove(path)
 
 
 def drop_dead_partials(store: Store, need: int) -> int:
@@ -125,33 +134,24 @@ def drop_dead_partials(store: Store, need: int) -> int:
 
 def drop_partial(store: Store, row: Unfinished) -> None:
     """Forget a download with all it has brought; the caller holds its folder alone."""
-    trash = store.layout.to_trash(store.layout.partial(row.ident))
-    # Its folder may be complete, and its publisher dead before the rows said so.
-    store.layout.discard(store.layout.entry(row.entry_id))
-    unlink_blobs(store, store.index.forget(row.entry_id, row.ident))
-    if trash is not None:
-        remove(trash)
+    # Bytes before rows: on a full disk the rows could not be written otherwise.
+    store.layout.discard(store.layout.partial(row.ident))
+    if store.index.state(row.entry_id) in ("FETCHING", None):
+        # Its folder may be complete, and its publisher dead before the rows said so.
+        store.layout.discard(store.layout.entry(row.entry_id))
+        unlink_blobs(store, store.index.forget(row.entry_id, row.ident))
 
 
 def _drop_if_dead(store: Store, row: Unfinished) -> int:
-    if not store.locks_hold:
-        # Its lock could be had even if it were alive.
-        return 0
-    before = store.index.totals()
-    try:
-        with disk_errors():
-            fd = lock_folder(store.layout.partial(row.ident), fcntl.LOCK_EX, store.system.flock)
-    except FileNotFoundError:
-        # The folder is made and locked before the row, so nobody is at work on it.
-        fd = -1
+    fd = take_over(store, row.ident)
     if fd is None:
         return 0
     try:
+        before = store.index.totals()
         drop_partial(store, row)
+        after = store.index.totals()
     finally:
-        if fd >= 0:
-            os.close(fd)
-    after = store.index.totals()
+        os.close(fd)
     return max(0, before.bytes + before.reserved_bytes - after.bytes - after.reserved_bytes)
 
 

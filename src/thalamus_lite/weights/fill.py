@@ -89,11 +89,19 @@ def fill(store: Store, order: Order, means: Means) -> EntryLease:
             raise PublishedMeanwhile
         try:
             lease = _Maker(store, order, means, hold).make()
-        except FileNotFoundError as error:
-            # Another has cleared the folder: after publishing, or because it held nobody alive.
+        except (PublishedMeanwhile, FileNotFoundError) as error:
+            # Another has published it; or cleared the folder, which amounts to the same.
+            if hold.alone:
+                store.layout.discard(hold.folder)
             raise PublishedMeanwhile from error
-        store.layout.discard(hold.folder)
-        store.system.reached("cleaned")
+        try:
+            # What cannot be tidied now is tidied by the next opener.
+            with contextlib.suppress(WeightError):
+                store.layout.discard(hold.folder)
+            store.system.reached("cleaned")
+        except BaseException:
+            lease.release()
+            raise
         return lease
 
 
@@ -223,7 +231,8 @@ class _Maker:
             raise WeightCorrupt(f"{file.relpath} of {self._order.name} does not have its own size")
         if claimed != got.sha256:
             raise WeightCorrupt(f"{file.relpath} of {self._order.name} has another sha256")
-        self._parts.complete(n, size)
+        if len(self._needs) > 1 or size >= _SMALL_BYTES:
+            self._parts.complete(n, size)
         self._here[n] = ManifestFile(file.relpath, got.sha256, size)
         self._store.system.reached("verified")
 
@@ -251,14 +260,16 @@ class _Maker:
     def _give_up(self, useless: bool) -> None:
         """Keep what a later attempt can go on with; it counts with its size until then."""
         store, order = self._store, self._order
-        if not self._entry_id:
-            # Nothing was reserved, so nothing was begun; an earlier attempt's parts stay.
+        if not self._entry_id or store.index.state(self._entry_id) == "READY":
+            # Nothing was begun, and an earlier attempt's parts stay; or it went wrong too late.
             return
         if not self._hold.alone:
             self._parts.discard()
             unlink_blobs(store, store.index.forget(self._entry_id, order.ident))
             return
-        done = sum(length(part.extents) for part in store.index.parts(order.ident).values())
+        parts = store.index.parts(order.ident).values()
+        # Without a validator nothing can be gone on with.
+        done = sum(length(part.extents) for part in parts if part.validator)
         if useless or not done:
             row = Unfinished(self._entry_id, order.ident, "FETCHING", "")
             drop_partial(store, row)

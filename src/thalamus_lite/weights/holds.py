@@ -53,7 +53,28 @@ def hold_partial(store: Store, ident: str, cancel: threading.Event) -> Iterator[
     try:
         yield Hold(folder, alone=store.locks_hold)
     finally:
+        with contextlib.suppress(OSError):
+            # Only if it is empty: what can be gone on with stays.
+            folder.rmdir()
         store.leases.done_with(fd)
+
+
+def take_over(store: Store, ident: str) -> int | None:
+    """A locked descriptor of a download's folder that nobody works on; None: somebody does.
+
+    The folder is made where it is missing: with the lock on it nobody can begin meanwhile.
+    """
+    if not store.locks_hold:
+        # The lock would be granted, whoever is at work.
+        return None
+    folder = store.layout.partial(ident)
+    with disk_errors():
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        try:
+            return lock_folder(folder, fcntl.LOCK_EX, store.system.flock)
+        except FileNotFoundError:
+            return None
 
 
 def _wait(store: Store, ident: str, cancel: threading.Event) -> int | None:

@@ -196,8 +196,6 @@ def _ask(question: Callable[[], T], where: str) -> T:
     """``question()`` of the library, its errors as ours; their texts may hold a URL."""
     try:
         return question()
-    except WeightError:
-        raise
     except Exception as error:
         known = _translated(error, where)
         if known is None:

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
     from thalamus_lite.weights.database import Database
     from thalamus_lite.weights.manifest import Manifest, ManifestFile
-    from thalamus_lite.weights.origin import Extents
+
+
+_MAYBE_TEXT = (str, type(None))
+_KNOWN = (str, str, (float, int, type(None)), _MAYBE_TEXT, int)
 
 
 class Index:
@@ -43,12 +46,13 @@ class Index:
                 " JOIN entry e ON e.id = s.entry_id WHERE s.key = ? AND e.state = 'READY'",
                 (key,),
             ).fetchone()
-        return None if row is None else Known(*row)
+        return None if row is None else Known(*statements.checked(row, *_KNOWN))
 
-    def is_ready(self, entry_id: str) -> bool:
+    def state(self, entry_id: str) -> str | None:
+        """FETCHING, READY or EVICTING; None: there is no such entry."""
         with self._db.read() as db:
             row = db.execute("SELECT state FROM entry WHERE id = ?", (entry_id,)).fetchone()
-        return row is not None and row[0] == "READY"
+        return None if row is None else row[0]
 
     def ready(self, ident: str) -> Known | None:
         """The READY entry of this very content."""
@@ -58,7 +62,7 @@ class Index:
                 " WHERE ident = ? AND state = 'READY'",
                 (ident,),
             ).fetchone()
-        return None if row is None else Known(*row)
+        return None if row is None else Known(*statements.checked(row, *_KNOWN))
 
     def files(self, entry_id: str) -> dict[str, tuple[str, int]]:
         """relpath → (sha256, size)."""
@@ -68,6 +72,8 @@ class Index:
                 " JOIN blob b ON b.id = f.blob_id WHERE f.entry_id = ?",
                 (entry_id,),
             ).fetchall()
+        for row in rows:
+            statements.checked(row, str, str, int)
         return {relpath: (sha256, size) for relpath, sha256, size in rows}
 
     def staged(self, ident: str) -> dict[str, tuple[str, int]]:
@@ -98,7 +104,9 @@ class Index:
             row = db.execute(
                 "SELECT id, state, bytes FROM entry WHERE ident = ?", (claim.ident,)
             ).fetchone()
-            entry_id, state, mine = row or (statements.new_id(claim.key), "", 0)
+            entry_id, state, mine = statements.checked(
+                row or (statements.new_id(claim.key), "", 0), str, str, int
+            )
             totals = statements.totals(db)
             free = max_bytes - (totals.bytes + totals.reserved_bytes - mine)
             if state == "READY":
@@ -122,12 +130,15 @@ class Index:
                 "SELECT n, token, size, validator, extents, boot_id FROM part WHERE ident = ?",
                 (ident,),
             ).fetchall()
+        for row in rows:
+            statements.checked(row, int, str, (int, type(None)), str, str, str)
         return {
             n: Part(token, size, validator, statements.extents(extents), boot)
             for n, token, size, validator, extents, boot in rows
         }
 
     def save_part(self, ident: str, n: int, part: Part) -> None:
+        """Only who holds the ident's folder alone calls this."""
         with self._db.write() as db:
             db.execute(
                 "INSERT INTO part VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (ident, n) DO UPDATE"
@@ -137,14 +148,6 @@ class Index:
                     *(ident, n, part.token, part.size, part.validator),
                     *(json.dumps(part.extents), statements.length(part.extents), part.boot_id),
                 ),
-            )
-
-    def save_extents(self, ident: str, n: int, token: str, extents: Extents) -> None:
-        """Nothing changes if another has taken the part over, under a token of its own."""
-        with self._db.write() as db:
-            db.execute(
-                "UPDATE part SET extents = ?, done = ? WHERE ident = ? AND n = ? AND token = ?",
-                (json.dumps(extents), statements.length(extents), ident, n, token),
             )
 
     def stage(self, entry_id: str, claim: Claim, files: Sequence[ManifestFile]) -> str | None:
@@ -195,18 +198,8 @@ class Index:
         with self._db.read() as db:
             rows = db.execute(statements.CANDIDATES, (*after, limit)).fetchall()
             return [
-                Candidate(
-                    entry_id,
-                    last_used,
-                    tuple(
-                        db.execute(
-                            "SELECT DISTINCT b.id, b.size, b.refs FROM entry_file f"
-                            " JOIN blob b ON b.id = f.blob_id WHERE f.entry_id = ?",
-                            (entry_id,),
-                        )
-                    ),
-                )
-                for entry_id, last_used in rows
+                Candidate(entry_id, last_used, statements.blobs_of(db, entry_id))
+                for entry_id, last_used in (statements.checked(row, str, int) for row in rows)
             ]
 
     def evict(self, entry_ids: Sequence[str]) -> None:
@@ -232,27 +225,36 @@ class Index:
             db.execute("DELETE FROM part WHERE ident = ?", (ident,))
             return blobs
 
-    def drop_blobs(self, blob_ids: Iterable[int]) -> None:
-        """They are unlinked; one that was taken into use again in between stays."""
+    def drop_blobs(self, blob_ids: Iterable[int]) -> set[int]:
+        """Their files are out of the way.
+
+        Returns:
+            Those that were taken into use again meanwhile, and stay.
+        """
+        kept = set()
         with self._db.write() as db:
             for blob_id in blob_ids:
-                db.execute(
+                gone = db.execute(
                     "DELETE FROM blob WHERE id = ? AND state = 'EVICTING' AND refs = 0", (blob_id,)
                 )
+                if not gone.rowcount:
+                    kept.add(blob_id)
+        return kept
 
     def unfinished(self) -> list[Unfinished]:
         with self._db.read() as db:
             rows = db.execute(
                 "SELECT id, ident, state, boot_id FROM entry WHERE state != 'READY'"
             ).fetchall()
-        return [Unfinished(*row) for row in rows]
+        return [Unfinished(*statements.checked(row, str, str, str, str)) for row in rows]
 
     def dead_blobs(self) -> list[tuple[int, str]]:
         """(id, sha256) of those whose removal did not come to its end."""
         with self._db.read() as db:
-            return db.execute(
+            rows = db.execute(
                 "SELECT id, sha256 FROM blob WHERE state = 'EVICTING' AND state != 'READY'"
             ).fetchall()
+        return [(blob_id, sha256) for blob_id, sha256 in rows]
 
     def entries(self) -> list[Listed]:
         """All of them, the most recently used first; O(n), for the command line."""
@@ -262,4 +264,5 @@ class Index:
                 " (SELECT count(*) FROM entry_file f WHERE f.entry_id = e.id), e.relpath"
                 " FROM entry e ORDER BY e.last_used DESC"
             ).fetchall()
-        return [Listed(*row) for row in rows]
+        kinds = (str, str, str, int, int, _MAYBE_TEXT)
+        return [Listed(*statements.checked(row, *kinds)) for row in rows]

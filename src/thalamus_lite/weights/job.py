@@ -65,8 +65,10 @@ class _Held:
 
 
 class Job:
-    """Attributes:
-    ranges_allowed: False once the server has shown that it does not do ranges.
+    """One file's pieces, the workers that bring them, and what stops those.
+
+    Attributes:
+        ranges_allowed: False once the server has shown that it does not do ranges.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from thalamus_lite.errors import CacheUnusable, DiskFull
 from thalamus_lite.weights.mounts import NETWORK
+from thalamus_lite.weights.sqlerrors import IndexDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,12 +57,14 @@ class Layout:
         self.trash = root / "trash"
 
     def blob(self, sha256: str) -> Path:
+        if not sha256.isalnum():
+            raise IndexDamaged("the weight cache's index holds a name that is none")
         return self.blobs / sha256[:2] / sha256
 
     def entry(self, entry_id: str) -> Path:
-        if not entry_id:
-            # It would be the folder of all entries.
-            raise ValueError("an entry has an id")
+        if not entry_id.replace("-", "").isalnum():
+            # "" would be the folder of all entries, and ".." that of all caches.
+            raise IndexDamaged("the weight cache's index holds a name that is none")
         return self.entries / entry_id
 
     def manifest(self, entry_id: str) -> Path:

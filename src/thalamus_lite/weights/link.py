@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _NO_FILE = (0, 0)
+_JOURNAL_BYTES = 1024 * 1024
 
 
 class Link:
@@ -88,6 +89,9 @@ def connect(path: Path, busy_s: float) -> sqlite3.Connection:
     )
     try:
         connection.execute("PRAGMA synchronous = NORMAL")
+        # A journal that stays has its blocks already: on a full disk, rows can still be deleted.
+        connection.execute("PRAGMA journal_mode = PERSIST")
+        connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES}")
         connection.execute("PRAGMA temp_store = MEMORY")
     except BaseException:
         connection.close()

@@ -85,11 +85,6 @@ class PartWriter:
         """Bytes written since the last `save`."""
         return self._unsaved
 
-    @property
-    def covered(self) -> int:
-        with self._changed:
-            return self._extents.covered
-
     def gaps(self, size: int) -> list[tuple[int, int]]:
         with self._changed:
             return self._extents.gaps(size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ class Parts:
         self._ident = ident
         # Without the lock another may be writing to what the rows name.
         self._rows = store.index.parts(ident) if hold.alone else {}
+        self._open: dict[int, Part] = {}
         self.paths: dict[int, Path] = {}
 
     def sweep(self) -> None:
@@ -51,19 +53,18 @@ class Parts:
         if row is None or not self._fits(n, row, file):
             if row is not None:
                 remove(self._path(n, row.token))
+            # Its row is written with the first extents: most files are whole before that.
             row = Part(
                 secrets.token_hex(8), file.size, file.validator, (), self._store.system.boot_id()
             )
-            self._store.index.save_part(self._ident, n, row)
+        self._open[n] = row
         path = self.paths[n] = self._path(n, row.token)
-        saved = partial(self._save, n, row.token, grown)
+        saved = partial(self._save, n, grown)
         return PartFile(path, file.size, file.validator, row.extents, saved)
 
     def complete(self, n: int, size: int) -> None:
         """All of it is there: an attempt after a crash only reads it again."""
-        with contextlib.suppress(WeightError):
-            token = self.paths[n].name.split(".")[1]
-            self._store.index.save_extents(self._ident, n, token, ((0, size),) if size else ())
+        self._remember(n, ((0, size),) if size else ())
 
     def discard(self) -> None:
         """Delete the files that were opened here."""
@@ -71,14 +72,22 @@ class Parts:
             remove(path)
 
     def _save(
-        self, n: int, token: str, grown: Callable[[int], None], extents: Sequence[tuple[int, int]]
+        self, n: int, grown: Callable[[int], None], extents: Sequence[tuple[int, int]]
     ) -> None:
         ranges: Extents = tuple(extents)
-        # Losing them costs bandwidth after a crash; a download does not end for that.
-        with contextlib.suppress(WeightError):
-            self._store.index.save_extents(self._ident, n, token, ranges)
+        self._remember(n, ranges)
         self._store.system.reached("extents")
         grown(sum(stop - start for start, stop in ranges))
+
+    def _remember(self, n: int, extents: Extents) -> None:
+        row = self._open[n]
+        if extents == row.extents:
+            return
+        self._open[n] = replace(row, extents=extents)
+        # Losing them costs bandwidth after a crash; a download does not end for that.
+        with contextlib.suppress(WeightError):
+            if self._hold.alone:
+                self._store.index.save_part(self._ident, n, self._open[n])
 
     def _fits(self, n: int, row: Part, file: RemoteFile) -> bool:
         # Bytes that were written under another boot may never have reached the disk.

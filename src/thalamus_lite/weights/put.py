@@ -86,10 +86,12 @@ class NoProgress:
 
 def put_files(key: str) -> RemoteFiles:
     """One file, named as the last component of the key if that is a name at all."""
-    name = key.rsplit("/", 1)[-1]
     try:
-        check_relpath(name)
-    except UnsafeName:
+        parts = urlsplit(key)
+        # The query of a URL signs it, and has no place in a file's name.
+        path = parts.path if parts.scheme and parts.netloc else key
+        name = check_relpath(path.rsplit("/", 1)[-1])
+    except (UnsafeName, ValueError):
         name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     file = RemoteFile(relpath=name, locator="", size=None, validator="", digests={})
     return RemoteFiles(files=(file,), directory=False, validator="put", immutable=True)

@@ -72,7 +72,7 @@ class Unfinished:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A READY entry in the order of use; ``blobs`` are (id, size, refs)."""
+    """A READY entry in the order of use; ``blobs`` are (id, size, refs), one for each file."""
 
     entry_id: str
     last_used: int

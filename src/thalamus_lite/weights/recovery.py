@@ -14,6 +14,7 @@ from thalamus_lite.errors import CacheUnusable
 from thalamus_lite.weights import schema, statements
 from thalamus_lite.weights.database import peek_version
 from thalamus_lite.weights.eviction import drop_partial, remove_entry, unlink_blobs
+from thalamus_lite.weights.holds import take_over
 from thalamus_lite.weights.layout import disk_errors, link_or_copy, remove
 from thalamus_lite.weights.lease import lock_folder
 from thalamus_lite.weights.link import connect
@@ -33,13 +34,15 @@ _log = logging.getLogger("thalamus_lite")
 
 
 def recover(store: Store) -> None:
-    """Look at the rows that are not READY, whoever left them, and at the trash; at nothing else."""
-    for row in store.index.unfinished():
+    """Look at the rows that are not READY, at unfinished downloads and the trash; at no entry."""
+    unfinished = store.index.unfinished()
+    for row in unfinished:
         try:
             _RECOVER[row.state](store, row)
         except FileNotFoundError:
             # Another opener recovers beside us, and was faster.
             continue
+    _drop_orphans(store, {row.ident for row in unfinished})
     unlink_blobs(store, store.index.dead_blobs())
     with disk_errors():
         left = list(store.layout.trash.iterdir())
@@ -96,7 +99,7 @@ def replace_index(layout: Layout, system: System) -> int:
     try:
         with disk_errors():
             aside.touch(mode=0o600)
-        _build(aside, manifests, system.boot_id())
+        served = _build(aside, manifests, system.boot_id())
         with disk_errors():
             _quarantine(layout)
             os.replace(aside, layout.index)
@@ -104,10 +107,10 @@ def replace_index(layout: Layout, system: System) -> int:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
         raise
-    _drop_strangers(layout, system, manifests)
-    if manifests:
-        _log.warning("the weight cache's index was rebuilt: %d entries", len(manifests))
-    return len(manifests)
+    _drop_strangers(layout, system, [each for each in manifests if each.id in served])
+    if served:
+        _log.warning("the weight cache's index was rebuilt: %d entries", len(served))
+    return len(served)
 
 
 def read_manifest(layout: Layout, entry_id: str) -> Manifest | None:
@@ -122,38 +125,45 @@ def read_manifest(layout: Layout, entry_id: str) -> Manifest | None:
 
 
 def _recover_fetching(store: Store, row: Unfinished) -> None:
-    with ExitStack() as stack:
-        if not _is_left(store, row, stack):
-            return
-        manifest = read_manifest(store.layout, row.entry_id)
-        if manifest is not None and manifest.ident == row.ident:
-            store.index.publish(manifest, store.system.boot_id())
-            store.layout.discard(store.layout.partial(row.ident))
-            return
-        parts = store.index.parts(row.ident).values()
-        done = sum(statements.length(part.extents) for part in parts)
-        same_boot = row.boot_id == store.system.boot_id()
-        if same_boot and (done or store.index.files(row.entry_id)):
-            # It can be gone on with, and until then occupies what it has brought.
-            store.index.hold(row.entry_id, done)
-        else:
-            drop_partial(store, row)
-
-
-def _is_left(store: Store, row: Unfinished, stack: ExitStack) -> bool:
-    """Whether nobody works on it any more; then nobody can begin either, until the stack closes."""
-    if not store.locks_hold:
-        return False
-    try:
-        with disk_errors():
-            fd = lock_folder(store.layout.partial(row.ident), fcntl.LOCK_EX, store.system.flock)
-    except FileNotFoundError:
-        # The folder is made and locked before the row, so nobody is at work on it.
-        return True
+    fd = take_over(store, row.ident)
     if fd is None:
-        return False
-    stack.callback(os.close, fd)
-    return True
+        return
+    try:
+        _finish_or_drop(store, row)
+    finally:
+        os.close(fd)
+
+
+def _finish_or_drop(store: Store, row: Unfinished) -> None:
+    if store.index.state(row.entry_id) != "FETCHING":
+        # Its maker came to its end between the look at the rows and the lock.
+        store.layout.discard(store.layout.partial(row.ident))
+        return
+    manifest = read_manifest(store.layout, row.entry_id)
+    if manifest is not None and manifest.ident == row.ident:
+        store.index.publish(manifest, store.system.boot_id())
+        store.layout.discard(store.layout.partial(row.ident))
+        return
+    parts = store.index.parts(row.ident).values()
+    done = sum(statements.length(part.extents) for part in parts)
+    same_boot = row.boot_id == store.system.boot_id()
+    if same_boot and (done or store.index.files(row.entry_id)):
+        # It can be gone on with, and until then occupies what it has brought.
+        store.index.hold(row.entry_id, done)
+    else:
+        drop_partial(store, row)
+
+
+def _drop_orphans(store: Store, known: set[str]) -> None:
+    """Folders of downloads that no row knows: made just before the crash, or just done with."""
+    with disk_errors():
+        orphans = [path for path in store.layout.partials.iterdir() if path.name not in known]
+    for path in orphans:
+        fd = take_over(store, path.name)
+        if fd is not None:
+            # Under the lock: the row of one who has just begun is there, or he waits for us.
+            store.layout.discard(path)
+            os.close(fd)
 
 
 def _recover_evicting(store: Store, row: Unfinished) -> None:
@@ -184,18 +194,19 @@ def _manifests(layout: Layout, system: System) -> Iterator[Manifest]:
         yield manifest
 
 
-def _build(path: Path, manifests: list[Manifest], boot_id: str) -> None:
+def _build(path: Path, manifests: list[Manifest], boot_id: str) -> set[str]:
+    """The entries that are in the new index: of those with the same content, one."""
     connection = connect(path, 10.0)
     try:
         connection.executescript(f"PRAGMA journal_mode = DELETE; BEGIN; {schema.TABLES} COMMIT;")
         connection.execute("BEGIN IMMEDIATE")
-        for manifest in manifests:
-            statements.adopt(connection, manifest, boot_id)
+        served = {statements.adopt(connection, manifest, boot_id) for manifest in manifests}
         connection.execute("COMMIT")
     except sqlite3.Error as error:
         raise CacheUnusable(f"the weight cache's index cannot be made ({error})") from error
     finally:
         connection.close()
+    return served
 
 
 def _quarantine(layout: Layout) -> None:
@@ -207,7 +218,10 @@ def _quarantine(layout: Layout) -> None:
 
 
 def _drop_strangers(layout: Layout, system: System, manifests: list[Manifest]) -> None:
-    """What no manifest knows: the new index does not count it, so nothing would ever remove it."""
+    """What none of these manifests knows: the new index does not count it.
+
+    Nothing else would ever remove it.
+    """
     kept = {file.sha256 for manifest in manifests for file in manifest.files}
     entries = {manifest.id for manifest in manifests}
     with disk_errors(), suppress(FileNotFoundError):

@@ -224,10 +224,9 @@ class FileWeight(_Source):
     type: Literal["file"] = "file"
     path: str
 
-    def __init__(
-        self, path: str | os.PathLike[str], *, sha256: str | None = None, **extra: Any
-    ) -> None:
-        super().__init__(**{"path": path, "sha256": sha256, **extra})
+    def __init__(self, path: str | os.PathLike[str] | None = None, **fields: Any) -> None:
+        # Without a path pydantic says that it is missing, also where it tries a union's kinds.
+        super().__init__(**(fields if path is None else {"path": path, **fields}))
 
     @property
     def is_directory(self) -> bool:

@@ -30,6 +30,9 @@ def typed_errors(busy_s: float) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _typed(error, busy_s) from error
+    except UnicodeDecodeError as error:
+        # Of a text in the file, or of SQLite's own message about it.
+        raise IndexDamaged("the weight cache's index is corrupt") from error
 
 
 def _typed(error: sqlite3.Error, busy_s: float) -> WeightError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.weights.records import Claim, Totals
 from thalamus_lite.weights.sqlerrors import IndexDamaged
@@ -22,14 +22,24 @@ CANDIDATES = (
 )
 
 
+Row = tuple[Any, ...]
+
+
+def checked(row: Row, *kinds: type | tuple[type, ...]) -> Row:
+    """``row`` itself, if its values are of these types: SQLite does not look at what it reads."""
+    if len(row) != len(kinds) or not all(map(isinstance, row, kinds)):
+        raise IndexDamaged("the weight cache's index is corrupt")
+    return row
+
+
 def new_id(key: str) -> str:
     """A folder's name that was never used before, so that no path ever changes its meaning."""
     return f"{key[:16]}-{secrets.token_hex(8)}"
 
 
 def totals(db: sqlite3.Connection) -> Totals:
-    value = dict(db.execute("SELECT name, value FROM counter"))
-    if len(value) < 6:
+    value = dict(db.execute("SELECT name, value FROM counter").fetchall())
+    if len(value) < 6 or not all(isinstance(each, int) for each in value.values()):
         raise IndexDamaged("the weight cache's index has lost its counters")
     reserved = value["reserved_bytes"]
     return Totals(
@@ -45,6 +55,18 @@ def next_use(db: sqlite3.Connection) -> int:
     db.execute("UPDATE counter SET value = value + 1 WHERE name = 'sequence'")
     (value,) = db.execute("SELECT value FROM counter WHERE name = 'sequence'").fetchone()
     return int(value)
+
+
+def blobs_of(db: sqlite3.Connection, entry_id: str) -> tuple[tuple[int, int, int], ...]:
+    """(id, size, refs) of the blob of each file."""
+    rows = db.execute(
+        "SELECT b.id, b.size, b.refs FROM entry_file f JOIN blob b ON b.id = f.blob_id"
+        " WHERE f.entry_id = ?",
+        (entry_id,),
+    ).fetchall()
+    for row in rows:
+        checked(row, int, int, int)
+    return tuple((blob_id, size, refs) for blob_id, size, refs in rows)
 
 
 def upsert_claim(db: sqlite3.Connection, entry_id: str, claim: Claim) -> None:

@@ -58,14 +58,17 @@ class Store:
             raise IndexDamaged("the weight cache's index mixes its entries up")
         try:
             fd = self.lock(known.entry_id, fcntl.LOCK_SH)
-        except FileNotFoundError:
-            fd = None
+        except FileNotFoundError as error:
+            # Who evicts it says so before the folder goes, and no other entry has its name.
+            if self.index.state(known.entry_id) == "READY":
+                raise EntryDamaged(known.entry_id) from error
+            return None
         if fd is None:
             return None
         path = self.layout.path(known.entry_id, known.relpath)
         lease = EntryLease(path, known.entry_id, fd, self.leases)
         try:
-            if not self.index.is_ready(known.entry_id):
+            if self.index.state(known.entry_id) != "READY":
                 lease.release()
                 return None
             self._check_files(known)
@@ -86,7 +89,7 @@ class Store:
         try:
             whole = whole and all((folder / name).stat().st_size == sizes[name] for name in sizes)
             whole = whole and (known.relpath is None or known.relpath in sizes)
-        except OSError:
+        except (OSError, ValueError):
             whole = False
         if not whole:
             raise EntryDamaged(known.entry_id)

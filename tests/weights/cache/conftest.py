@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +42,14 @@ def origin(tmp_path: Path) -> Any:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
+def root(tmp_path: Path) -> Iterator[Path]:
+    """Where a cache is to be made: in memory if possible, since each commit waits for the disk."""
+    shared = Path("/dev/shm")
+    if not os.access(shared, os.W_OK):
+        yield tmp_path / "cache"
+        return
+    with tempfile.TemporaryDirectory(dir=shared, ignore_cleanup_errors=True) as folder:
+        yield Path(folder) / "cache"
 
 
 @pytest.fixture
@@ -56,3 +66,53 @@ def make(root: Path, origin: Any) -> Iterator[Any]:
     yield build
     for cache in made:
         cache.close()
+
+
+class Child:
+    """A process that runs ``child.py``; its lines as they come."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("child.py")), json.dumps(told)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def line(self) -> dict[str, Any]:
+        """The next line; {} when there is none any more."""
+        assert self.process.stdout is not None
+        text = self.process.stdout.readline()
+        return json.loads(text) if text else {}
+
+    def lines(self) -> list[dict[str, Any]]:
+        return list(iter(self.line, {}))
+
+    def go_on(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.end()
+
+    def end(self) -> int:
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        return self.process.wait(60)
+
+
+@pytest.fixture
+def child(root: Path, origin: Any) -> Iterator[Any]:
+    """``child(names=[["m"]], die_at="staged")`` starts a process on `root` and `origin`."""
+    children = []
+
+    def start(**told: Any) -> Child:
+        children.append(Child({"root": str(root), "origin": str(origin.path), **told}))
+        return children[-1]
+
+    yield start
+    for each in children:
+        each.kill()

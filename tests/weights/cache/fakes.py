@@ -9,6 +9,8 @@ import errno
 import hashlib
 import os
 import signal
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -231,3 +233,53 @@ class Progress(NoProgress):
     def resumed(self, n: int) -> None:
         self.resumed_bytes += n
         self.done_bytes += n
+
+
+def audit(root: Path) -> list[str]:
+    """What is wrong with a cache that nobody uses at the moment; [] when all is as it says."""
+    wrong = []
+    with closing(sqlite3.connect(root / "index.db")) as db:
+        counters = dict(db.execute("SELECT name, value FROM counter"))
+        for name, sql in _COUNTED.items():
+            (value,) = db.execute(sql).fetchone()
+            if counters[name] != value:
+                wrong.append(f"counter {name} is {counters[name]}, rows say {value}")
+        blobs = dict(db.execute("SELECT sha256, size FROM blob"))
+        # Staged, and not renamed yet: the file is a part.
+        staged = {row[0] for row in db.execute("SELECT sha256 FROM blob WHERE state != 'READY'")}
+        wrong += [f"blob {sha} is {state}" for sha, state in db.execute(_UNDONE)]
+        entries = {row[0] for row in db.execute("SELECT id FROM entry WHERE state = 'READY'")}
+        files = db.execute(_FILES).fetchall()
+        fetching = {row[0] for row in db.execute("SELECT ident FROM entry WHERE state != 'READY'")}
+    for path in root.glob("blobs/*/*"):
+        if (
+            blobs.pop(path.name, None) != path.stat().st_size
+            or sha256(path.read_bytes()) != path.name
+        ):
+            wrong.append(f"blob {path.name} is not what it is called, or nobody knows it")
+    wrong += [f"blob {sha} has no file" for sha in blobs.keys() - staged]
+    for entry_id, relpath, digest in files:
+        path = root / "entries" / entry_id / "files" / relpath
+        if not path.is_file() or sha256(path.read_bytes()) != digest:
+            wrong.append(f"{entry_id}/{relpath} is not what it was published as")
+    for folder, known in (("entries", entries), ("partial", fetching), ("trash", set())):
+        there = {path.name for path in (root / folder).iterdir()}
+        wrong += [f"{folder}/{name} belongs to nobody" for name in there - known]
+    return wrong
+
+
+_COUNTED = {
+    "blob_bytes": "SELECT coalesce(sum(size), 0) FROM blob",
+    "blobs": "SELECT count(*) FROM blob",
+    "entries": "SELECT count(*) FROM entry WHERE state = 'READY'",
+    "reserved_bytes": "SELECT coalesce(sum(bytes), 0) FROM entry WHERE state = 'FETCHING'",
+    "part_bytes": "SELECT coalesce(sum(done), 0) FROM part",
+}
+_UNDONE = (
+    "SELECT sha256, state FROM blob WHERE state = 'EVICTING' OR refs != (SELECT count(*)"
+    " FROM entry_file f WHERE f.blob_id = blob.id) OR (refs = 0)"
+)
+_FILES = (
+    "SELECT f.entry_id, f.relpath, b.sha256 FROM entry_file f JOIN blob b ON b.id = f.blob_id"
+    " JOIN entry e ON e.id = f.entry_id WHERE e.state = 'READY'"
+)

@@ -21,8 +21,7 @@ class Act:
 
     ``headers`` override (None removes). ``cut`` closes after so many bytes of the body, ``stall``
     holds the connection open there instead, ``reset`` sends RST; ``pause_s`` follows each 100
-    bytes. ``flip`` is an offset in the file whose bit is flipped. ``content`` and ``etag`` stand
-    for another object.
+    bytes. ``content`` and ``etag`` stand for another object.
     """
 
     status: int | None = None
@@ -35,7 +34,6 @@ class Act:
     stall: bool = False
     pause_s: float = 0.0
     reset: bool = False
-    flip: int | None = None
     shift: int = 0
     raw: bytes | None = None
     body: bytes | None = None
@@ -65,7 +63,6 @@ class FaultServer:
         self.requests: list[Request] = []
         self.sent = 0
         self.tls: Any = None
-        self.stalled = threading.Event()
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._connections: set[socket.socket] = set()
@@ -175,7 +172,6 @@ class FaultServer:
         with self._lock:
             self.sent += len(body)
         if act.stall:
-            self.stalled.set()
             self._closing.wait(30)
             return False
         if act.reset:
@@ -186,10 +182,6 @@ class FaultServer:
     def _compose(self, act: Act, request: Request) -> tuple[bytes, bytes]:
         content = self.content if act.content is None else act.content
         etag = self.etag if act.etag is None else act.etag
-        if act.flip is not None:
-            damaged = bytearray(content)
-            damaged[act.flip] ^= 1
-            content = bytes(damaged)
         headers: dict[str, str | None] = {"ETag": etag, "Accept-Ranges": "bytes"}
         status, body = 200, content
         if etag is not None and request.headers.get("if-none-match") == etag:

@@ -174,7 +174,8 @@ def _cdn_handler(hub: Hub) -> type[_Handler]:
             data = hub.repos[f"{owner}/{name}"].files[path]
             if hub.cdn_damage:
                 hub.cdn_damage -= 1
-                data = bytes([data[0] ^ 1]) + data[1:]
+                # Every byte, since any range may come first.
+                data = bytes(byte ^ 1 for byte in data)
             self.send_bytes(data, "an-etag-of-the-cdn")
 
     return Handler

@@ -133,6 +133,7 @@ def test_damage_on_the_content_network_is_fetched_again(origin, hub, repo, bench
     hub.cdn_damage = 1
     bring(bench, origin, HFWeight(repo="owner/bert", filename="model.safetensors"))
     assert bench.bytes() == repo.files["model.safetensors"]
+    assert () in bench.saved
 
 
 def test_damage_that_stays_is_an_error(origin, hub, repo, bench):

@@ -155,7 +155,8 @@ def test_range_without_etag_is_not_used(server, fetch, bench, act):
     server.script.append(act(headers={"ETag": None}))
     fetch(server.url + "/model.pt")
     assert bench.bytes() == server.content
-    assert "range" not in server.gets()[-1].headers
+    # A worker that was still connecting may ask for its range after the whole file was asked for.
+    assert any("range" not in request.headers for request in server.gets())
 
 
 def test_shorter_range_than_asked_for_is_taken_and_gone_on_from(small, fetch, bench, act):
@@ -249,7 +250,8 @@ def test_answer_without_any_length_is_refused_unless_a_digest_tells(small, fetch
 
 def test_flipped_bit_is_fetched_again(server, fetch, bench, act):
     digest = hashlib.sha256(server.content).hexdigest()
-    server.script.append(act(flip=10))
+    # Whichever range comes first, it is damaged.
+    server.script.append(act(content=bytes(byte ^ 1 for byte in server.content)))
     fetch(server.url + "/model.pt", sha256=digest)
     assert bench.bytes() == server.content
     assert bench.progress.done_bytes == SIZE
@@ -424,11 +426,9 @@ def test_extents_are_saved_in_the_calling_thread_and_never_ahead_of_the_data(
 
 def test_cancel_stops_a_stalled_download_and_keeps_what_came(server, fetch, bench, act):
     server.script.extend([act(cut=5_000, stall=True)] * 4)
-    canceller = threading.Thread(target=lambda: (server.stalled.wait(), bench.cancel.set()))
-    canceller.start()
+    bench.on_extents = lambda extents: bench.cancel.set()
     with pytest.raises(DownloadCancelled):
         fetch(server.url + "/model.pt")
-    canceller.join()
     (*_, last) = bench.saved
     assert sum(stop - start for start, stop in last) > 0
     written = bench.bytes()

@@ -1,0 +1,335 @@
+"""Indexes and files that something else has changed: set aside, made again, never served wrong."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests_weights_cache_fakes import Folder, audit, http
+
+from thalamus_lite.errors import CacheUnusable, WeightError
+from thalamus_lite.weights import recovery
+from thalamus_lite.weights.cache import _MENDS
+from thalamus_lite.weights.store import EntryDamaged
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def content(make: Any, origin: Folder) -> dict[str, bytes]:
+    """Four entries, one of them a folder that shares its bytes with another."""
+    origin.digests = True
+    content = {f"m{n}": origin.put(f"m{n}", os.urandom(500 + n)) for n in range(4)}
+    cache = make()
+    for name in ("m0", "m1"):
+        cache.acquire(http(name)).release()
+    cache.acquire(http("m1", "m2", "m3")).release()
+    cache.close()
+    return content
+
+
+def check(cache: Any, content: dict[str, bytes]) -> None:
+    with cache.acquire(http("m0")) as lease:
+        assert lease.path.read_bytes() == content["m0"]
+    with cache.acquire(http("m1")) as lease:
+        assert lease.path.read_bytes() == content["m1"]
+    with cache.acquire(http("m1", "m2", "m3")) as lease:
+        for name in ("m1", "m2", "m3"):
+            assert (lease.path / name).read_bytes() == content[name]
+
+
+def delete(index: Path) -> None:
+    index.unlink()
+
+
+def empty(index: Path) -> None:
+    index.write_bytes(b"")
+
+
+def rubbish(index: Path) -> None:
+    index.write_bytes(b"rubbish" * 5000)
+
+
+def cut(index: Path) -> None:
+    os.truncate(index, 5000)
+
+
+def old_version(index: Path) -> None:
+    with closing(sqlite3.connect(index)) as db:
+        db.execute("PRAGMA user_version = 0")
+
+
+def no_tables(index: Path) -> None:
+    with closing(sqlite3.connect(index)) as db:
+        db.execute("DROP TABLE counter")
+
+
+HARMS = [delete, empty, rubbish, cut, old_version, no_tables]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_harmed_index_is_made_again_without_a_download(
+    make: Any, origin: Folder, root: Path, content: dict[str, bytes], harm: Any
+) -> None:
+    harm(root / "index.db")
+    before = origin.notes("download")
+    check(make(), content)
+    assert origin.notes("download") == before
+    assert audit(root) == []
+
+
+@pytest.mark.parametrize("harm", [harm for harm in HARMS if harm is not old_version])
+def test_an_index_harmed_under_an_open_cache_is_made_again(
+    make: Any, origin: Folder, root: Path, content: dict[str, bytes], harm: Any
+) -> None:
+    cache, other = make(), make()
+    cache.refresh()
+    other.refresh()
+    harm(root / "index.db")
+    before = origin.notes("download")
+    other.refresh()
+    for each in (cache, other, cache):
+        check(each, content)
+    assert origin.notes("download") == before
+    assert audit(root) == []
+    if harm is not delete:
+        assert (root / "index.db.corrupt").exists()
+
+
+def test_the_index_is_made_again_only_once(
+    make: Any, root: Path, content: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    replace_index = recovery.replace_index
+    monkeypatch.setattr(
+        recovery, "replace_index", lambda *args: made.append(1) or replace_index(*args)
+    )
+    caches = [make() for _ in range(3)]
+    for cache in caches:
+        cache.refresh()
+    rubbish(root / "index.db")
+    for cache in caches:
+        check(cache, content)
+    assert made == [1]
+
+
+def test_a_folder_that_was_deleted_is_made_again(
+    make: Any, origin: Folder, root: Path, content: dict[str, bytes]
+) -> None:
+    cache = make()
+    check(cache, content)
+    root.rename(root.parent / "elsewhere")
+    check(cache, content)
+    assert audit(root) == []
+
+
+def test_an_index_of_a_newer_version_is_left_alone(
+    make: Any, root: Path, content: dict[str, bytes]
+) -> None:
+    with closing(sqlite3.connect(root / "index.db")) as db:
+        db.execute("PRAGMA user_version = 99")
+    before = (root / "index.db").read_bytes()
+    with pytest.raises(CacheUnusable, match="newer"):
+        make().stats()
+    assert (root / "index.db").read_bytes() == before
+
+
+def test_a_locked_index_ends_in_a_sentence_and_leases_stay(
+    make: Any, root: Path, content: dict[str, bytes]
+) -> None:
+    cache = make(busy_s=0.05)
+    lease = cache.acquire(http("m0"))
+    with closing(sqlite3.connect(root / "index.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(CacheUnusable, match="locked"):
+            cache.acquire(http("m1"))
+        assert lease.path.read_bytes() == content["m0"]
+        assert cache.snapshot().leases == 1
+        other.execute("ROLLBACK")
+    check(cache, content)
+    lease.release()
+
+
+def test_flipped_bytes_of_the_index_never_serve_a_wrong_file(
+    make: Any, origin: Folder, root: Path, content: dict[str, bytes]
+) -> None:
+    """Each byte may be any other: some damage SQLite finds, some only our own checks do."""
+    dice = random.Random(1)
+    clean = (root / "index.db").read_bytes()
+    for _ in range(150):
+        harmed = bytearray(clean)
+        for _ in range(dice.choice([1, 1, 8, 200])):
+            harmed[dice.randrange(len(harmed))] ^= 1 << dice.randrange(8)
+        (root / "index.db").write_bytes(harmed)
+        cache = make(busy_s=0.2)
+        try:
+            check(cache, content)
+        except WeightError:
+            # A typed error is an answer; a wrong file is not.
+            pass
+        finally:
+            cache.close()
+        for name in ("index.db-journal", "index.db.corrupt"):
+            (root / name).unlink(missing_ok=True)
+    (root / "index.db").write_bytes(clean)
+    cache = make()
+    cache.rebuild()
+    check(cache, content)
+    assert audit(root) == []
+
+
+def test_an_index_that_mixes_its_entries_up_is_not_believed(
+    make: Any, root: Path, content: dict[str, bytes]
+) -> None:
+    with closing(sqlite3.connect(root / "index.db")) as db, db:
+        (one,), (two,) = db.execute("SELECT id FROM entry WHERE relpath IS NOT NULL")
+        db.execute("UPDATE source SET entry_id = 'swap' WHERE entry_id = ?", (one,))
+        db.execute("UPDATE source SET entry_id = ? WHERE entry_id = ?", (one, two))
+        db.execute("UPDATE source SET entry_id = ? WHERE entry_id = 'swap'", (two,))
+    check(make(), content)
+
+
+@pytest.mark.parametrize("harm", ["delete", "cut", "folder"])
+def test_an_entry_whose_files_were_changed_is_fetched_again(
+    make: Any, origin: Folder, root: Path, content: dict[str, bytes], harm: str
+) -> None:
+    for path in [*root.glob("entries/*/files/m2"), *root.glob("entries/*/files/m0")]:
+        path.chmod(0o644)
+        if harm == "cut":
+            os.truncate(path, 3)
+        path.unlink()
+        if harm == "cut":
+            path.write_bytes(b"cut")
+        if harm == "folder":
+            path.mkdir()
+    for path in root.glob("blobs/*/*"):
+        if path.stat().st_size == 3:
+            path.unlink()
+    check(make(), content)
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_an_entry_whose_folder_is_gone_is_fetched_again(
+    make: Any, origin: Folder, root: Path, content: dict[str, bytes], opened: bool
+) -> None:
+    cache = make()
+    if opened:
+        check(cache, content)
+    for folder in root.glob("entries/*"):
+        shutil.rmtree(folder)
+    check(cache, content)
+    assert audit(root) == []
+
+
+def test_a_single_file_that_goes_while_the_cache_is_open_is_fetched_again(
+    make: Any, origin: Folder, root: Path, content: dict[str, bytes]
+) -> None:
+    cache = make()
+    check(cache, content)
+    (path,) = root.glob("entries/*/files/m0")
+    path.unlink()
+    check(cache, content)
+    assert audit(root) == []
+
+
+def test_a_damaged_entry_that_is_leased_elsewhere_is_fetched_beside_it(
+    make: Any, origin: Folder, root: Path, content: dict[str, bytes]
+) -> None:
+    other = make()
+    with other.acquire(http("m0")) as lease:
+        lease.path.unlink()
+        cache = make()
+        check(cache, content)
+    cache.close()
+    again = make()
+    again.refresh()
+    assert audit(root) == []
+
+
+def test_an_entry_that_is_damaged_again_and_again_is_an_error(
+    make: Any, content: dict[str, bytes]
+) -> None:
+    cache = make()
+    (entry,) = [each.entry_id for each in cache.store().index.entries() if each.relpath == "m0"]
+    tries: list[int] = []
+
+    def work(_store: Any) -> None:
+        tries.append(1)
+        raise EntryDamaged(entry)
+
+    with pytest.raises(EntryDamaged, match="changed by another program"):
+        cache.mended(work)
+    assert len(tries) == _MENDS + 1
+    check(cache, content)
+
+
+def test_a_manifest_that_was_changed_drops_its_entry_from_a_rebuild(
+    make: Any, origin: Folder, root: Path, content: dict[str, bytes]
+) -> None:
+    for manifest in root.glob("entries/*/manifest.json"):
+        if '"m0"' in manifest.read_text():
+            text = manifest.read_text()
+            manifest.chmod(0o644)
+            manifest.write_text(text.replace('"m0"', '"m9"'))
+    assert make().rebuild() == 2
+    assert len(list((root / "entries").iterdir())) == 2
+    check(make(), content)
+    assert audit(root) == []
+
+
+def test_blobs_that_are_gone_are_linked_back_by_a_rebuild(
+    make: Any, origin: Folder, root: Path, content: dict[str, bytes]
+) -> None:
+    for blob in root.glob("blobs/*/*"):
+        blob.unlink()
+    assert make().rebuild() == 3
+    assert audit(root) == []
+
+
+def test_a_shared_blob_that_is_gone_is_downloaded_again(
+    make: Any, origin: Folder, root: Path, content: dict[str, bytes]
+) -> None:
+    for blob in root.glob("blobs/*/*"):
+        blob.unlink()
+    with make().acquire(http("m2")) as lease:
+        assert lease.path.read_bytes() == content["m2"]
+
+
+def test_a_rebuild_keeps_what_is_leased_and_drops_strangers(
+    make: Any, origin: Folder, root: Path, content: dict[str, bytes]
+) -> None:
+    (root / "entries" / "stranger").mkdir()
+    (root / "partial" / "stranger").mkdir()
+    (root / "blobs" / "00").mkdir(exist_ok=True)
+    (root / "blobs" / "00" / "stranger").write_bytes(b"x")
+    cache = make()
+    with cache.acquire(http("m0")) as lease:
+        assert cache.rebuild() == 3
+        assert lease.path.read_bytes() == content["m0"]
+        check(cache, content)
+    assert audit(root) == []
+
+
+def test_a_journal_of_a_killed_writer_is_rolled_back(
+    make: Any, root: Path, content: dict[str, bytes]
+) -> None:
+    code = (
+        "import os, sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None);"
+        "db.execute('PRAGMA cache_size = 1'); db.execute('PRAGMA cache_spill = 1');"
+        "db.execute('BEGIN EXCLUSIVE'); db.execute('UPDATE counter SET value = value + 7');"
+        "db.execute('CREATE TABLE junk AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL"
+        " SELECT i + 1 FROM n WHERE i < 20000) SELECT i, hex(randomblob(50)) FROM n');"
+        "os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(root / "index.db")], check=False)
+    assert (root / "index.db-journal").exists()
+    check(make(), content)
+    assert audit(root) == []

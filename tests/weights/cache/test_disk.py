@@ -1,0 +1,248 @@
+"""Full disks, disks that cannot be written, file systems that cannot link."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests_weights_cache_fakes import Disk, Engine, Folder, Steps, audit, disk_full, http
+
+from thalamus_lite.errors import CacheUnusable, DiskFull
+from thalamus_lite.weights import layout, publish
+
+
+def test_free_space_is_kept(make: Any, origin: Folder) -> None:
+    disk = Disk(free=1000)
+    origin.put("a", b"a" * 300)
+    origin.put("b", b"b" * 300)
+    cache = make(min_free_bytes=500, free_bytes=disk)
+    cache.acquire(http("a")).release()
+    disk.free = 700
+    with pytest.raises(DiskFull, match="MIN_FREE"), cache.acquire(http("a")):
+        cache.acquire(http("b"))
+    assert cache.store().index.totals().reserved_bytes == 0
+    assert len(origin.notes("download")) == 1
+
+
+def test_entries_go_to_keep_space_free(make: Any, origin: Folder, root: Path) -> None:
+    class Shared(Disk):
+        """What blobs occupy is not free."""
+
+        def __call__(self, path: Path) -> int:
+            return self.free - sum(p.stat().st_size for p in root.glob("blobs/*/*"))
+
+    for name in ("a", "b", "c"):
+        origin.put(name, name.encode() * 300)
+    cache = make(min_free_bytes=100, free_bytes=Shared(800))
+    for name in ("a", "b", "c"):
+        cache.acquire(http(name)).release()
+    assert cache.stats().total_size_bytes == 600
+    assert audit(root) == []
+
+
+def test_downloads_under_way_count_before_they_are_on_the_disk(make: Any, origin: Folder) -> None:
+    origin.put("a", b"a" * 600)
+    origin.put("b", b"b" * 600)
+    refused: list[str] = []
+
+    def also(file: Any, done: int) -> None:
+        if file.relpath == "a" and not refused:
+            refused.append("first")
+            with pytest.raises(DiskFull):
+                other.acquire(http("b"))
+
+    disk = Disk(free=1000)
+    other = make(free_bytes=disk)
+    make(free_bytes=disk, download=Engine(also, chunk=100)).acquire(http("a")).release()
+    assert refused == ["first"]
+
+
+@pytest.mark.parametrize("name", ["extents", "verified", "staged", "entry_built", "shelved"])
+def test_a_disk_that_fills_up_at_any_step_loses_nothing_that_is_cached(
+    make: Any, origin: Folder, root: Path, name: str
+) -> None:
+    data = origin.put("old", os.urandom(1000))
+    fresh = origin.put("new", os.urandom(200_000))
+    make().acquire(http("old")).release()
+
+    def fill(step: str) -> None:
+        if step == name:
+            raise DiskFull("full")
+
+    with pytest.raises(DiskFull):
+        make(reached=fill).acquire(http("new"))
+    with make().acquire(http("old")) as lease:
+        assert lease.path.read_bytes() == data
+    assert audit(root) == []
+    with make().acquire(http("new")) as lease:
+        assert lease.path.read_bytes() == fresh
+    assert audit(root) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "function"),
+    [
+        (layout.os, "open"),
+        (layout.os, "fchmod"),
+        (layout.os, "link"),
+        (publish.os, "replace"),
+        (Path, "mkdir"),
+        (Path, "rename"),
+        (Path, "write_bytes"),
+    ],
+)
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_every_call_that_can_fail_ends_in_a_typed_error(
+    make: Any,
+    origin: Folder,
+    monkeypatch: pytest.MonkeyPatch,
+    module: Any,
+    function: str,
+    code: int,
+) -> None:
+    origin.put("m", os.urandom(1000))
+    cache = make()
+    cache.refresh()
+    real = getattr(module, function)
+    failed: list[str] = []
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        ours = isinstance(args[0], int) or str(cache.cache_dir) in str(args[0])
+        if not failed and ours:
+            failed.append(function)
+            raise OSError(code, os.strerror(code))
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, function, fail)
+        with suppress(DiskFull if code == errno.ENOSPC else CacheUnusable):
+            cache.acquire(http("m")).release()
+    assert failed
+    cache.acquire(http("m")).release()
+    assert cache.snapshot().leases == 0
+    cache.close()
+    again = make()
+    again.refresh()
+    assert audit(cache.cache_dir) == []
+
+
+def test_an_fsync_that_fails_publishes_nothing(make: Any, origin: Folder, root: Path) -> None:
+    origin.put("m", b"abc")
+
+    def fail(fd: int) -> None:
+        raise disk_full()
+
+    with pytest.raises(DiskFull):
+        make(fsync=fail).acquire(http("m"))
+    assert audit(root) == []
+    assert make().stats().total_size_bytes == 0
+
+
+@pytest.mark.parametrize("code", [errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV])
+def test_where_files_cannot_be_linked_they_are_copied(
+    make: Any, origin: Folder, root: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def no_link(*args: Any, **kwargs: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(layout.os, "link", no_link)
+    data = origin.put("m", os.urandom(1000))
+    with make().acquire(http("m")) as lease:
+        assert lease.path.read_bytes() == data
+        assert lease.path.stat().st_nlink == 1
+        assert lease.path.stat().st_mode & 0o777 == 0o444
+    assert audit(root) == []
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Any:
+    """A tmpfs of 4 MiB, and a function that makes it read-only."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    target = tmp_path / "mounted"
+    target.mkdir()
+    place = str(target).encode()
+    if libc.mount(b"tmpfs", place, b"tmpfs", 0, b"size=4m,mode=0700") != 0:
+        pytest.skip(f"this user may not mount a tmpfs: {os.strerror(ctypes.get_errno())}")
+
+    def read_only() -> None:
+        remount, rdonly = 32, 1
+        assert libc.mount(b"tmpfs", place, b"tmpfs", remount | rdonly, None) == 0
+
+    yield target, read_only
+    libc.umount2(place, 2)
+
+
+def test_a_disk_that_is_really_full(make: Any, origin: Folder, mounted: Any) -> None:
+    target, _ = mounted
+    data = origin.put("small", os.urandom(500_000))
+    origin.put("large", os.urandom(5_000_000))
+    cache = make(root=target / "cache")
+    cache.acquire(http("small")).release()
+    with pytest.raises(DiskFull):
+        cache.acquire(http("large"))
+    with cache.acquire(http("small")) as lease:
+        assert lease.path.read_bytes() == data
+    # With the true free space the download is not even begun.
+    before = len(origin.notes("bytes"))
+    honest = make(root=target / "cache", free_bytes=lambda path: _free(path))
+    with honest.acquire(http("small")), pytest.raises(DiskFull):
+        honest.acquire(http("large"))
+    assert len(origin.notes("bytes")) == before
+    cache.clear()
+    assert audit(target / "cache") == []
+
+
+def _free(path: Path) -> int:
+    stat = os.statvfs(path)
+    return stat.f_bavail * stat.f_frsize
+
+
+def test_a_read_only_disk_serves_what_it_has(make: Any, origin: Folder, mounted: Any) -> None:
+    target, read_only = mounted
+    data = origin.put("m", os.urandom(1000))
+    origin.put("n", os.urandom(1000))
+    cache = make(root=target / "cache")
+    cache.acquire(http("m")).release()
+    cache.close()
+    read_only()
+    cache = make(root=target / "cache")
+    with cache.acquire(http("m")) as lease:
+        assert lease.path.read_bytes() == data
+    with pytest.raises(CacheUnusable, match="writable"):
+        cache.acquire(http("n"))
+    with pytest.raises(CacheUnusable):
+        cache.clear()
+    with cache.acquire(http("m")) as lease:
+        assert lease.path.read_bytes() == data
+
+
+def test_a_read_only_disk_with_something_unfinished_still_serves(
+    make: Any, origin: Folder, mounted: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    target, read_only = mounted
+    data = origin.put("m", os.urandom(1000))
+    origin.put("n", os.urandom(100_000))
+    cache = make(root=target / "cache", reached=Steps(at="extents", skip=1, error=_crash()))
+    cache.acquire(http("m")).release()
+    with pytest.raises(BaseException, match="crash"):
+        cache.acquire(http("n"))
+    cache.close()
+    read_only()
+    with make(root=target / "cache").acquire(http("m")) as lease:
+        assert lease.path.read_bytes() == data
+
+
+def _crash() -> BaseException:
+    return KeyboardInterrupt("crash")
+
+
+def test_an_empty_read_only_disk_is_refused_with_a_sentence(make: Any, mounted: Any) -> None:
+    target, read_only = mounted
+    read_only()
+    with pytest.raises(CacheUnusable, match="THALAMUS_CACHE_DIR"):
+        make(root=target / "cache").stats()

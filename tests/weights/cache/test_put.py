@@ -1,0 +1,127 @@
+"""What `WeightCache` keeps of thalamus-serve: get, put, contains, stats, clear."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests_weights_cache_fakes import audit
+
+from thalamus_lite.errors import WeightNotFound
+from thalamus_lite.weights.cache import CacheStats, WeightCache
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def writer(data: bytes, calls: list[Path] | None = None) -> Any:
+    def write(path: Path) -> None:
+        if calls is not None:
+            calls.append(path)
+        path.write_bytes(data)
+
+    return write
+
+
+def test_put_makes_a_file_once_and_get_finds_it(make: Any) -> None:
+    cache, calls = make(), []
+    assert cache.get("s3://b/model.pt") is None
+    path = cache.put("s3://b/model.pt", writer(b"abc", calls))
+    assert path.name == "model.pt"
+    assert path.read_bytes() == b"abc"
+    assert cache.put("s3://b/model.pt", writer(b"other", calls)) == path
+    assert cache.get("s3://b/model.pt") == path
+    assert len(calls) == 1
+    assert not calls[0].exists()
+    assert (cache.contains("s3://b/model.pt"), cache.contains("s3://b/x")) == (True, False)
+    assert cache.stats() == CacheStats(
+        total_size_bytes=3,
+        file_count=1,
+        max_size_bytes=50 * 10**9,
+        hit_count=2,
+        miss_count=2,
+    )
+    assert cache.stats().hit_rate == 0.5
+    assert cache.stats().model_dump()["hit_rate"] == 0.5
+
+
+def test_keys_of_one_basename_are_two_files(make: Any) -> None:
+    cache = make()
+    one, two = cache.put("a/model", writer(b"one")), cache.put("b/model", writer(b"two"))
+    assert (one.read_bytes(), two.read_bytes()) == (b"one", b"two")
+
+
+@pytest.mark.parametrize(
+    "key", ["../../escaped", "a/..", "", "x" * 1000, "k\0", "https://h/?sig=s"]
+)
+def test_no_key_leaves_the_cache(make: Any, root: Path, key: str) -> None:
+    path = make().put(key, writer(b"abc"))
+    assert path.resolve().is_relative_to(root.resolve())
+    assert "sig" not in str(path)
+    assert make().get(key) == path
+
+
+def test_what_the_function_raises_is_raised_and_nothing_is_kept(make: Any, root: Path) -> None:
+    cache = make()
+
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise FileNotFoundError("the user's own")
+
+    with pytest.raises(FileNotFoundError, match="the user's own"):
+        cache.put("k", fail)
+    assert not cache.contains("k")
+    assert cache.stats().total_size_bytes == 0
+    assert not list(root.glob("partial/*"))
+    assert audit(root) == []
+    assert cache.put("k", writer(b"whole")).read_bytes() == b"whole"
+
+
+def test_a_function_that_writes_nothing_is_told_so(make: Any) -> None:
+    with pytest.raises(WeightNotFound, match="wrote no file"):
+        make().put("k", lambda path: None)
+
+
+def test_the_oldest_goes_when_the_cache_is_full(make: Any) -> None:
+    cache = make(max_bytes=250)
+    paths = [cache.put(f"k{n}", writer(bytes([n]) * 100)) for n in range(3)]
+    assert [path.exists() for path in paths] == [False, True, True]
+    assert cache.clear() == (200, 2)
+    assert cache.stats().hit_count == cache.stats().miss_count == 0
+
+
+def test_threads_that_put_one_key_run_the_function_once(make: Any) -> None:
+    cache, calls = make(), []
+    gate = threading.Barrier(6)
+    paths = []
+
+    def put() -> None:
+        gate.wait()
+        paths.append(cache.put("k", writer(b"x", calls)))
+
+    threads = [threading.Thread(target=put) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+    assert len(set(paths)) == 1
+
+
+def test_a_put_may_put_another_key(make: Any) -> None:
+    cache = make()
+
+    def nested(path: Path) -> None:
+        path.write_bytes(cache.put("inner", writer(b"inner")).read_bytes() + b" and outer")
+
+    assert cache.put("outer", nested).read_bytes() == b"inner and outer"
+
+
+def test_put_survives_a_restart(root: Path) -> None:
+    for _ in range(2):
+        cache = WeightCache(root, max_size_gb=1)
+        path = cache.put("k", writer(b"abc"))
+        assert path.read_bytes() == b"abc"
+        cache.close()
+    assert cache.snapshot().hits == 1
