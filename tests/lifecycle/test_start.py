@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from lifecycle_kit import (
+    PATIENCE_S,
     Door,
     In,
     Out,
@@ -22,7 +23,7 @@ from lifecycle_kit import (
     until,
 )
 
-from thalamus_lite import FileWeight, GPURequirementError, Thalamus
+from thalamus_lite import FileWeight, GPURequirementError, Thalamus, engine
 from thalamus_lite.devices.allocator import DeviceAllocator
 from thalamus_lite.errors import WeightNotFound
 from thalamus_lite.serving import backoff
@@ -517,12 +518,68 @@ async def test_load_that_waits_for_an_unload_does_not_begin_at_shutdown(
         unload = client.begin("POST", "/models/m/unload")
         await door.reached()
         load = client.begin("POST", "/models/m/load")
-        await asyncio.sleep(0.01)
-        door.open()
+        runtime = runtime_of(app, "m@1.0.0")
         leave = asyncio.ensure_future(client.__aexit__(None, None, None))
+        await until(lambda: runtime._abandoned)
+        door.open()
         assert (await unload.answer()).status == 200
         await leave
         answer = await load.answer()
     assert (answer.status, answer.json()["code"]) == (503, "draining")
     assert len(loads) == 1
     await until(lambda: not lanes_alive("m"))
+
+
+async def test_unload_in_the_moment_in_which_a_load_ends_waits_for_that_end() -> None:
+    app = Thalamus(load="lazy")
+    door = Door()
+
+    @app.model(model_id="m")
+    class Model(Echo):
+        def unload(self) -> None:
+            door.wait()
+
+    async with AsyncClient(app):
+        runtime = runtime_of(app, "m@1.0.0")
+        load = runtime.start()
+
+        async def unload_at_once() -> bool:
+            while runtime.state_name != "ready":  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            # Its task is done, and a turn later it is put away.
+            assert load.done()
+            return await runtime.unload()
+
+        unloads = [asyncio.ensure_future(unload_at_once())]
+        await door.reached()
+        unloads.append(asyncio.ensure_future(runtime.unload()))
+        await asyncio.sleep(0)
+        assert runtime.state_name == "draining"
+        door.open()
+        assert await asyncio.gather(*unloads) == [True, False]
+        assert runtime.state_name == "unloaded"
+
+
+async def test_unload_that_a_shutdown_cuts_short_is_no_success(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("THALAMUS_DRAIN_S", "0.01")
+    monkeypatch.setattr(engine, "SHUTDOWN_PATIENCE_S", 0.01)
+    app = Thalamus()
+    door = Door()
+
+    @app.model(model_id="m")
+    class Model(Echo):
+        def unload(self) -> None:
+            door.wait()
+
+    async with AsyncClient(app) as client:
+        unloads = [client.begin("POST", "/models/m/unload") for _ in range(2)]
+        await door.reached()
+        leave = asyncio.ensure_future(client.__aexit__(None, None, None))
+        for unload in unloads:
+            async with asyncio.timeout(PATIENCE_S):
+                answer = await unload.answer()
+            assert (answer.status, answer.json()["code"]) == (503, "draining")
+        await leave
+        door.open()

@@ -151,16 +151,21 @@ class ModelRuntime:
 
         Raises:
             LaneHung: a hook does not return. The model keeps its device and its weights.
+            Draining: the shutdown does not wait for it any longer.
         """
         while self.state in (State.LOADING, State.READY, State.DRAINING):
             if self.quarantined:
                 raise LaneHung
-            ours = self.state is State.READY
+            # READY a moment before its load is put away, it waits for that.
+            ours = self._transition.task is None
             if ours:
+                if self.state is not State.READY:
+                    # Cut short at shutdown: nothing will move it any more.
+                    raise Draining
                 self._begin(self._unload())
             if not await self._transition.settled_or_hung():
                 raise LaneHung
-            if ours:
+            if ours and self.state is not State.DRAINING:
                 return True
         return False
 
@@ -172,7 +177,7 @@ class ModelRuntime:
                 if self.state is State.LOADING:
                     await self._transition.cancel()
                 await self.unload()
-        except (TimeoutError, LaneHung):
+        except (TimeoutError, LaneHung, Draining):
             _log.error("left hanging at shutdown", extra={"model": self.spec.key})
         await self._transition.cancel()
         self.discard()
@@ -233,14 +238,9 @@ class ModelRuntime:
         self._backoff.succeeded()
         self.error = self.cause = None
         self._move(State.READY)
-        _log.info(
-            "model loaded",
-            extra={
-                "model": spec.key,
-                "device": loaded.device,
-                "seconds": round(self.clock() - started, 3),
-            },
-        )
+        seconds = round(self.clock() - started, 3)
+        about = {"model": spec.key, "device": loaded.device, "seconds": seconds}
+        _log.info("model loaded", extra=about)
 
     def _load_ended_badly(self, error: BaseException) -> None:
         self._backoff.failed(self.clock())
