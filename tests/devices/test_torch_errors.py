@@ -131,6 +131,15 @@ def test_an_error_that_the_model_wrapped_is_still_what_it_is(fake_torch: Any) ->
     assert is_fatal(explicit)
 
 
+def test_a_device_that_is_lost_while_memory_runs_out_is_lost(fake_torch: Any) -> None:
+    torch = fake_torch()
+    lost = torch.AcceleratorError("CUDA error")
+    lost.error_code = 700
+    lost.__context__ = torch.OutOfMemoryError("CUDA out of memory")
+    assert is_fatal(lost)
+    assert not is_out_of_memory(lost)
+
+
 def test_a_chain_that_bites_its_tail_ends() -> None:
     first, second = ValueError(), KeyError()
     first.__cause__, second.__cause__ = second, first

@@ -72,8 +72,11 @@ _MEMORY_TEXTS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the device or the host, somewhere down the chain of ``error``."""
-    return any(_out_of_memory(link) for link in _chain(error))
+    """Whether memory ran out, on the device or the host, somewhere down the chain of ``error``.
+
+    Never of a fatal one: on a lost device no batch is small enough.
+    """
+    return any(_out_of_memory(link) for link in _chain(error)) and not is_fatal(error)
 
 
 def is_fatal(error: BaseException) -> bool:
