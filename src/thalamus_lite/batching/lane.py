@@ -3,7 +3,7 @@
 Current device and current stream belong to a thread, so a model whose hooks all run in its lane
 never sees another model's. Everything else sends the lane messages and gets one message back.
 
-Rules that keep a stream's results correct (docs/adr/0005):
+Rules that keep a stream's results correct (docs/adr/0012):
 
 1. Hooks run inside ``with stream:``.
 2. What they return is handed over only after an event, recorded on the stream behind them, has
