@@ -66,7 +66,7 @@ def pinned(core: int, command: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Ours, with the repository to import from, without what would set a server up in another way."""
+    """Ours, with the repository to import from, without what sets a server up in another way."""
     kept = {
         name: value
         for name, value in os.environ.items()

@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 HERE = Path(__file__).parent
+LANE_PATIENCE_S = 10.0
 
 # A machine that is busy with something else must not fail a test.
 settings.register_profile(
@@ -62,6 +64,20 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
                 patch.delenv(name)
         patch.setenv("THALAMUS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+def _lanes() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if "@" in thread.name}
+
+
+@pytest.fixture
+def no_lane_left() -> Iterator[None]:
+    """For tests that start apps of their own: one that is left running is found by other tests."""
+    before = _lanes()
+    yield
+    for lane in _lanes() - before:
+        lane.join(LANE_PATIENCE_S)
+        assert not lane.is_alive(), f"the lane {lane.name} was left running"
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The batcher with lanes driven by hand and a clock of its own: one owner a request, answered once."""
+"""The batcher, with lanes driven by hand and a clock of its own: a request is answered once."""
 
 import asyncio
 from collections.abc import Callable
@@ -77,6 +77,12 @@ class Bench:
             pending.channel = Channel(loop)
         self.batcher.submit(pending)
         return pending
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.001)
 
 
 async def turn(times: int = 3) -> None:
@@ -333,8 +339,7 @@ async def test_only_those_who_wait_long_are_watched_and_whoever_leaves_never_run
     bench.submit(4)
     await turn()
     assert waits.watchers == 0
-    while not waits.watchers:
-        await asyncio.sleep(WATCH_AFTER_S / 4)
+    await until(lambda: waits.watchers)
     await turn()
     assert (runs.watchers, waits.watchers, leaves.watchers) == (0, 1, 1)
     leaves.left.set()

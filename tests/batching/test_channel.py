@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -32,9 +33,14 @@ async def producer(channel: Channel, count: int) -> threading.Thread:
     return thread
 
 
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.001)
+
+
 async def joined(thread: threading.Thread) -> None:
-    while thread.is_alive():
-        await asyncio.sleep(0.001)
+    await until(lambda: not thread.is_alive())
 
 
 @pytest.mark.parametrize("count", [0, 1, LIMIT - 1, LIMIT, LIMIT + 1, 20_000])
@@ -48,8 +54,7 @@ async def test_all_outputs_of_a_thread_come_in_order(count: int) -> None:
 async def test_thread_waits_while_64_outputs_wait() -> None:
     channel = make()
     thread = await producer(channel, LIMIT + 1)
-    while len(channel._items) < LIMIT:
-        await asyncio.sleep(0.001)
+    await until(lambda: len(channel._items) == LIMIT)
     assert thread.is_alive()
     assert len(channel._items) == LIMIT
     assert len(await read(channel)) == LIMIT + 1
@@ -81,8 +86,7 @@ async def test_reader_takes_all_that_waits_at_once() -> None:
 async def test_closing_ends_a_thread_that_waits_for_room() -> None:
     channel = make()
     thread = await producer(channel, LIMIT + 1)
-    while len(channel._items) < LIMIT:
-        await asyncio.sleep(0.001)
+    await until(lambda: len(channel._items) == LIMIT)
     channel.close()
     await joined(thread)
     assert not channel._items
@@ -104,11 +108,10 @@ async def test_error_is_raised_after_the_last_output_and_the_first_end_counts() 
     channel.put(1)
     channel.end(ValueError("first"))
     channel.end(ValueError("second"))
-    got: list[int] = []
+    reader = channel.batches()
+    assert await anext(reader) == [1]
     with pytest.raises(ValueError, match="first"):
-        async for items in channel.batches():
-            got += items
-    assert got == [1]
+        await anext(reader)
 
 
 @pytest.mark.parametrize("times", [{"gap_s": 0.01}, {"first_s": 0.01}, {"gap_s": 9, "first_s": 0}])

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from thalamus_lite.http.asgi import Message
 
 
+pytestmark = pytest.mark.usefixtures("no_lane_left")
+
+
 class Life:
     """What became of one model's instances."""
 
@@ -138,7 +141,8 @@ async def test_first_request_starts_an_app_without_a_lifespan() -> None:
 async def test_start_at_a_request_that_fails_is_503_and_tried_again() -> None:
     life = Life()
     life.fails = 1
-    async with AsyncClient(life.app(), lifespan=False) as client:
+    app = life.app()
+    async with AsyncClient(app, lifespan=False) as client:
         answer = await client.get("/health", headers={"x-request-id": "mine"})
         assert (answer.status, answer.json()["code"]) == (503, "startup_failed")
         assert int(answer.headers["retry-after"]) >= 1
@@ -148,7 +152,9 @@ async def test_start_at_a_request_that_fails_is_503_and_tried_again() -> None:
         head = await client.request("HEAD", "/health")
         assert (head.status, head.body) == (503, b"")
         assert (await client.get("/health")).status == 200
-    assert life.events == ["load"] * 3
+        assert life.events == ["load"] * 3
+        async with app.lifespan():
+            pass
 
 
 async def test_client_that_leaves_does_not_take_the_start_with_it(zoo: ModuleType) -> None:

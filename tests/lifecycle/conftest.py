@@ -30,7 +30,7 @@ _load()
 
 
 @pytest.fixture(autouse=True)
-def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+def _key(monkeypatch: pytest.MonkeyPatch, no_lane_left: None) -> None:
     monkeypatch.setenv("THALAMUS_API_KEY", _load().KEY)
 
 

@@ -1,4 +1,4 @@
-"""Going down: signals chained, delayed and passed on. With handlers of the test's own, no process."""
+"""Going down: signals chained, delayed and passed on, with handlers of the test's own."""
 
 import asyncio
 import signal
@@ -8,6 +8,7 @@ from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
+from lifecycle_kit import until
 
 from thalamus_lite.errors import Draining
 from thalamus_lite.serving.drain import Drain
@@ -74,8 +75,7 @@ async def test_delay_comes_before_the_server_hears_of_sigterm(server: list[int])
     drain.delay_s = 0.02
     await signalled(signal.SIGTERM)
     assert (service.leaving, service.draining, server) == (True, False, [])
-    while not server:
-        await asyncio.sleep(0.001)
+    await until(lambda: server)
     assert service.draining
     # Later ones go straight on.
     await signalled(signal.SIGTERM)
@@ -117,8 +117,7 @@ async def test_what_is_left_after_the_drain_time_is_given_up(
     service.inflight = left
     drain = Drain(service, 0.01)  # type: ignore[arg-type]
     drain.begin()
-    while not service.given_up:
-        await asyncio.sleep(0.001)
+    await until(lambda: service.given_up)
     assert isinstance(service.given_up[0], Draining)
     assert ("the drain time is over" in caplog.text) == bool(left)
     drain.uninstall()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lifecycle_kit import until
 
 from thalamus_lite.batching.lane import Lane
 from thalamus_lite.devices.streams import NoStreams
@@ -181,8 +182,7 @@ async def test_lane_that_hangs_keeps_everything_until_it_comes_back(
     loaded = loaded_with(2, lease)
     assert not loaded.busy_before(float("inf"))
     loaded.lanes[1].post(lambda _lane: door.wait(10))
-    while not loaded.busy_before(float("inf")):
-        await asyncio.sleep(0.001)
+    await until(lambda: loaded.busy_before(float("inf")))
     await loaded.release(0.01)
     assert "device and weights are kept" in caplog.text
     assert lease.released == 0
