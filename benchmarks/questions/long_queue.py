@@ -197,6 +197,8 @@ def _held_app(size: int, gate: threading.Event, ran: set[str]) -> Any:
 
 
 async def whole_app(size: int) -> dict[str, Any]:
+    from thalamus_lite.server import tune_collector
+
     gate, ran = threading.Event(), set[str]()
     driver = Driver(_held_app(size, gate, ran), predict())
     numbers = counter()
@@ -204,7 +206,7 @@ async def whole_app(size: int) -> dict[str, Any]:
     heart = _Heart()
     await driver.start()
     gc.collect()
-    gc.freeze()
+    tune_collector()
     beating = asyncio.ensure_future(heart.beat())
     try:
         heart.begin("they arrive")
@@ -215,9 +217,11 @@ async def whole_app(size: int) -> dict[str, Any]:
             await asyncio.sleep(0)
         left = len(requests) - size // 2
         await asyncio.sleep(0.1)
-        heart.begin("half is cancelled")
+        heart.phase = ""
         # The first batch runs already.
         gone = random.Random(3).sample(list(requests)[BATCH * 2 :], size // 2)
+        await asyncio.sleep(0.1)
+        heart.begin("half is cancelled")
         for start in range(0, len(gone), _A_TICK):
             for name in gone[start : start + _A_TICK]:
                 requests[name].cancel()

@@ -136,10 +136,13 @@ async def waves(driver: Driver, count: int) -> float:
 
 
 async def profile(model: str, count: int) -> dict[str, Any]:
+    from thalamus_lite.server import tune_collector
+
     # This module has the lane's model too.
     module = importlib.import_module("benchmarks.servers.with_thalamus_lite_shapes")
     driver = Driver(module.app, predict(model))
     clock = Clock(*overhead_s())
+    tune_collector()
     await driver.start()
     await waves(driver, WARM)
     gc.collect()

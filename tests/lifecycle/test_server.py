@@ -19,8 +19,10 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     monkeypatch.setattr(
         server, "configure", lambda *given, **options: found.update(configured=given[0])
     )
+    thresholds = gc.get_threshold()
     yield found
     gc.unfreeze()
+    gc.set_threshold(*thresholds)
 
 
 def test_serve_runs_uvicorn_with_a_lifespan_that_must_work(told: dict[str, Any]) -> None:
@@ -31,6 +33,8 @@ def test_serve_runs_uvicorn_with_a_lifespan_that_must_work(told: dict[str, Any])
     assert (told["http"], told["loop"]) == ("httptools", "uvloop")
     assert told["access_log"] is False
     assert told["configured"] == "WARNING"
+    assert gc.get_freeze_count() > 0
+    assert gc.get_threshold() == server.COLLECTOR_THRESHOLDS
 
 
 def test_environment_says_the_log_level(

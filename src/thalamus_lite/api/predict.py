@@ -14,7 +14,7 @@ from thalamus_lite.errors import (
     ThalamusError,
     ValidationFailed,
 )
-from thalamus_lite.http.codec import decode
+from thalamus_lite.http.codec import decode, decode_rounded, has_long_integer
 from thalamus_lite.http.messages import EventStream, Response
 from thalamus_lite.serving.service import Call
 
@@ -42,9 +42,11 @@ class PredictRoute:
         service = self._service
         service.check_open()
         body = await request.body(self._limit)
-        model_id, version, inputs = _read(decode(body))
+        model_id, version, inputs = _read(decode_rounded(body))
         spec = service.registry.resolve(model_id, version)
         try:
+            if spec.inputs.tells_rounded_integers and has_long_integer(body):
+                inputs = _read(decode(body))[2]
             streams = spec.streams
             if request.accepts_event_stream() and not streams:
                 raise NotAcceptable

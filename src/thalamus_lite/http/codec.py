@@ -1,8 +1,8 @@
 """JSON in and out; the only importer of orjson.
 
-orjson reads an integer beyond 64 bits as a float and so rounds it. A body that holds a run of 19
-digits or more outside a fraction is therefore read a second time by the standard library, which
-keeps it exact.
+orjson reads an integer beyond 64 bits as a float and so rounds it. A body that holds such an
+integer is therefore read a second time by the standard library, which keeps it exact. Readers who
+know that it does not matter to them use `decode_rounded` (docs/adr/0015).
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import orjson
 
 from thalamus_lite.errors import InvalidJSON
 
-# 2**63 has 19 digits: shorter integers always fit.
-_LONG = b"0" * 19
-_DIGITS = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
-_LONG_RUN = re.compile(rb"0{19,}")
+# 2**63 has 19 digits: shorter integers always fit. Digits become 0 and points stay, so that a long
+# run which does not follow a point is one that bytes.find can look for.
+_RUN = b"0" * 19
+_AFTER_NO_POINT = b" " + _RUN
+_SHAPE = bytes(48 if 48 <= byte <= 57 else 46 if byte == 46 else 32 for byte in range(256))
+_LONG_INTEGER = re.compile(rb"(?<![0-9.])[0-9]{19,}+(?![.eE])")
 
 
 def decode(body: bytes | bytearray) -> Any:
@@ -28,22 +30,26 @@ def decode(body: bytes | bytearray) -> Any:
         InvalidJSON: not JSON, not UTF-8, too deep, a number that is not finite, or an integer so
             long that it cannot be kept exact.
     """
+    value = decode_rounded(body)
+    return _decode_exact(body) if has_long_integer(body) else value
+
+
+def decode_rounded(body: bytes | bytearray) -> Any:
+    """The same, with floats in place of the integers that `has_long_integer` is about."""
     try:
-        value = orjson.loads(body)
+        return orjson.loads(body)
     except orjson.JSONDecodeError:
         raise InvalidJSON from None
-    digits = body.translate(_DIGITS)
-    if _LONG in digits and _has_long_integer(body, digits):
-        return _decode_exact(body)
-    return value
 
 
-def _has_long_integer(body: bytes | bytearray, digits: bytes | bytearray) -> bool:
-    for run in _LONG_RUN.finditer(digits):
-        before = body[run.start() - 1 : run.start()]
-        after = body[run.end() : run.end() + 1]
-        if before != b"." and after not in (b".", b"e", b"E"):
-            return True
+def has_long_integer(body: bytes | bytearray) -> bool:
+    """Whether an integer in ``body`` may be beyond 64 bits; a text of digits looks like one."""
+    shape = body.translate(_SHAPE)
+    if _RUN not in shape:
+        return False
+    # Runs after a point are common, and the regular expression is slow.
+    if _AFTER_NO_POINT in shape or shape.startswith(_RUN):
+        return _LONG_INTEGER.search(body) is not None
     return False
 
 

@@ -38,6 +38,21 @@ MOST_FINDINGS = 20_000
 
 _INF_NAN = "ser_json_inf_nan"
 
+# Validators that make the same of an integer and of the float nearest to it.
+_BLIND_TO_ROUNDING = frozenset(
+    {
+        *("bool", "float", "none", "str"),
+        *("default", "dict", "list", "nullable"),
+        *("dataclass", "dataclass-args", "dataclass-field", "definition-ref", "definitions"),
+        *("model", "model-field", "model-fields", "typed-dict", "typed-dict-field"),
+    }
+)
+
+
+# Parts of a core schema that are no schemas: dicts of them, and values of any kind.
+_NAMED = frozenset({"choices", "fields"})
+_OPAQUE = frozenset({"default", "expected", "members", "metadata"})
+
 
 class RecordType:
     """A pydantic type of one record.
@@ -67,6 +82,22 @@ class RecordType:
     @cached_property
     def many(self) -> TypeAdapter[list[Any]]:
         return TypeAdapter(list[self.kind])  # type: ignore[name-defined]
+
+    @cached_property
+    def tells_rounded_integers(self) -> bool:
+        """Whether it can matter that an integer beyond 64 bits was read as a float.
+
+        Only where every value is of a type that is a float, or refused, either way; unknown fields
+        that are kept, and code of the user's own, may see any value.
+        """
+        schema = self.many.core_schema
+        return (
+            not _BLIND_TO_ROUNDING.issuperset(_values(schema, "type"))
+            or "allow" in _values(schema, "extra_behavior")
+            or "allow" in _values(schema, "extra_fields_behavior")
+            or True in _values(schema, "custom_init")
+            or True in _values(schema, "coerce_numbers_to_str")
+        )
 
     @cached_property
     def _strict(self) -> bool:
@@ -223,6 +254,11 @@ def _values(schema: Any, key: str) -> Iterator[Any]:
         if isinstance(node, dict):
             if key in node:
                 yield node[key]
-            stack.extend(node.values())
+            for name, inner in node.items():
+                if name in _NAMED and isinstance(inner, dict):
+                    # Its keys are names of the user's.
+                    stack.extend(inner.values())
+                elif name not in _OPAQUE:
+                    stack.append(inner)
         elif isinstance(node, list | tuple):
             stack.extend(node)
