@@ -31,7 +31,7 @@ STEPS = (
     ("read headers, make an id", "http.messages", "Request.__init__"),
     ("route", "http.router", "Router.find"),
     ("check the key", "http.gate", "Gate.check"),
-    ("decode JSON", "api.predict", "decode"),
+    ("decode JSON", "api.predict", "decode_rounded"),
     ("check the envelope", "api.predict", "_read"),
     ("find the model", "model.registry", "Registry.resolve"),
     ("validate the inputs", "model.records", "RecordType.validate"),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from thalamus_lite.weights.part import PartWriter
     from thalamus_lite.weights.tuning import Clock, TransferOptions
 
-_TICK_S = 0.1
+_TICK_S = 0.02
 
 
 class Settings(Protocol):
@@ -140,6 +140,7 @@ class Job:
 
     def _look_on(self, cancel: threading.Event) -> None:
         saved_at = self._clock.now()
+        save_every = self._options.save_every(self.file.size)
         while True:
             with self._changed:
                 if self._working and self._failure is None:
@@ -152,7 +153,7 @@ class Job:
             if cancel.is_set():
                 raise cancelled(self.file)
             now, unsaved = self._clock.now(), self.writer.unsaved
-            due = now - saved_at >= self._options.save_s or unsaved >= self._options.save_bytes
+            due = now - saved_at >= self._options.save_s or unsaved >= save_every
             if due and unsaved and self._resumable:
                 saved_at = now
                 self.writer.save()

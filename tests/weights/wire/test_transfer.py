@@ -22,7 +22,7 @@ from thalamus_lite.weights.http_origin import HTTPOrigin
 from thalamus_lite.weights.origin import DownloadCancelled, OriginOptions, PartFile
 from thalamus_lite.weights.retry import RetryPolicy
 from thalamus_lite.weights.transfer import download
-from thalamus_lite.weights.tuning import Clock
+from thalamus_lite.weights.tuning import Clock, MiB, TransferOptions
 
 SIZE = 200_000
 
@@ -422,6 +422,14 @@ def test_extents_are_saved_in_the_calling_thread_and_never_ahead_of_the_data(
     fetch(server.url + "/model.pt")
     assert threads == {threading.current_thread()}
     assert bench.saved
+
+
+@pytest.mark.parametrize(
+    ("size", "every"),
+    [(None, 4), (64 * MiB, 4), (1024 * MiB, 1024 / 100), (10_240 * MiB, 64)],
+)
+def test_a_crash_costs_a_hundredth_of_a_large_file_and_at_most_64_mib(size, every):
+    assert TransferOptions().save_every(size) == int(every * MiB)
 
 
 def test_cancel_stops_a_stalled_download_and_keeps_what_came(server, fetch, bench, act):
