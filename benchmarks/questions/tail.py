@@ -30,7 +30,7 @@ def _arrivals(run: Run) -> dict[str, int]:
 
 def estimate_s(run: Run) -> float:
     samples = run.pick(4, 2) * sum(_arrivals(run).values())
-    return samples * (run.pick(6, 2) + 1) + 2 * (CAPACITY_S + 3)
+    return samples * (run.pick(6, 2) + 1 + CAPACITY_S + 1)
 
 
 def measure(run: Run) -> Answer:
@@ -41,7 +41,6 @@ def measure(run: Run) -> Answer:
         run.server(peers.OURS) as ours,
     ):
         servers = {"floor": (floor, peers.FLOOR), "thalamus-lite": (ours, peers.OURS)}
-        rates = {name: _capacity(run, *pair) * SHARE for name, pair in servers.items()}
         for arrivals, count in _arrivals(run).items():
             # A burst comes at five times its mean rate: its mean is what keeps its peak at 70 %.
             share = 1.0 if arrivals == "poisson" else 0.2
@@ -50,7 +49,9 @@ def measure(run: Run) -> Answer:
                 rounds.begin()
                 for name in run.order("floor", "thalamus-lite"):
                     server, peer = servers[name]
-                    due = ARRIVALS[arrivals](rates[name] * share, run.pick(6, 2), seed)
+                    # Anew each time: a machine that has become slower has less to give.
+                    rate = _capacity(run, server, peer) * SHARE
+                    due = ARRIVALS[arrivals](rate * share, run.pick(6, 2), seed)
                     rounds.add(name, open_loop.run(server, [peer.call], [(at, 0) for at in due]))
                     run.step(f"{name}: {arrivals} at 70 %", run.pick(6, 2) + 1)
             _report(answer, arrivals, rounds)
@@ -59,7 +60,7 @@ def measure(run: Run) -> Answer:
 
 def _capacity(run: Run, server: Server, peer: Peer) -> float:
     rps = closed_loop.run(server, peer.call, 64, CAPACITY_S, 1).rps
-    run.step(f"{peer.name}: capacity", CAPACITY_S + 3)
+    run.step(f"{peer.name}: capacity", CAPACITY_S + 1)
     return rps
 
 

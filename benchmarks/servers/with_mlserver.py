@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 from mlserver import MLModel, MLServer, ModelSettings, Settings
 from mlserver.codecs import StringCodec
@@ -16,6 +17,8 @@ from mlserver.types import InferenceRequest, InferenceResponse
 from benchmarks.processes import free_port
 from benchmarks.servers.work import MAX_BATCH, WINDOW_MS, TextInput, classify, port
 
+DEVICE = ThreadPoolExecutor(1)
+
 
 class Text(MLModel):
     async def load(self) -> bool:
@@ -23,8 +26,9 @@ class Text(MLModel):
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         texts = [TextInput(text=text).text for text in StringCodec.decode_input(payload.inputs[0])]
-        # A model that blocks would stop the server's loop: its own advice is a thread.
-        found = await asyncio.to_thread(classify, texts)
+        # A model that blocks would stop the server's loop: its own advice is a thread. One, since a
+        # device runs one batch at a time, whoever asks.
+        found = await asyncio.get_running_loop().run_in_executor(DEVICE, classify, texts)
         labels = StringCodec.encode_output("label", [label for label, _ in found])
         scores = StringCodec.encode_output("score", [str(score) for _, score in found])
         return InferenceResponse(model_name=self.name, outputs=[labels, scores])

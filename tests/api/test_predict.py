@@ -187,6 +187,7 @@ def test_header_decides(headers: dict[str, str], status: int, code: str, client:
         {"content-encoding": "identity"},
         {"accept": "application/json"},
         {"accept": "*/*"},
+        {"accept": "application/json, text/event-stream"},
         {"x-timeout-ms": "5000"},
         {"x-timeout-ms": "86400000"},
     ],

@@ -130,6 +130,8 @@ def test_query_of_a_thousand_fields_is_refused(make_request: Make) -> None:
         (b"application/json", False),
         (b"text/event-stream", True),
         (b"application/json, Text/Event-Stream;q=0.9", True),
+        (b"application/json, text/event-stream; q = 0.0", False),
+        (b"text/event-streams", False),
     ],
 )
 def test_event_stream_has_to_be_asked_for(
@@ -137,6 +139,25 @@ def test_event_stream_has_to_be_asked_for(
 ) -> None:
     headers = [] if accept is None else [(b"accept", accept)]
     assert make_request(headers=headers).accepts_event_stream() is wants
+
+
+@pytest.mark.parametrize(
+    ("accept", "takes"),
+    [
+        (None, True),
+        (b"*/*", True),
+        (b"text/event-stream, application/*;q=0.1", True),
+        (b"text/event-stream, Application/JSON", True),
+        (b"text/event-stream", False),
+        (b"text/event-stream, application/json;q=0", False),
+        (b"", False),
+    ],
+)
+def test_json_is_taken_unless_it_is_left_out(
+    accept: bytes | None, takes: bool, make_request: Make
+) -> None:
+    headers = [] if accept is None else [(b"accept", accept)]
+    assert make_request(headers=headers).accepts_json() is takes
 
 
 @pytest.mark.parametrize(

@@ -304,7 +304,7 @@ async def test_hung_coroutine_without_a_deadline_is_quarantined(hook: str) -> No
 async def test_coroutine_that_will_not_be_cancelled_does_not_keep_the_shutdown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("thalamus_lite.batching.batcher.CLOSE_PATIENCE_S", 0.1)
+    monkeypatch.setattr("thalamus_lite.batching.tasks.CLOSE_PATIENCE_S", 0.1)
     app = Thalamus()
     release = asyncio.Event()
 

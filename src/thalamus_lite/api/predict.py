@@ -48,7 +48,8 @@ class PredictRoute:
             if spec.inputs.tells_rounded_integers and has_long_integer(body):
                 inputs = _read(decode(body))[2]
             streams = spec.streams
-            if request.accepts_event_stream() and not streams:
+            events = request.accepts_event_stream()
+            if events and not streams and not request.accepts_json():
                 raise NotAcceptable
             if len(inputs) > spec.policy.max_queue_size:
                 # Before the validation: what no queue can hold need not be read either.
@@ -61,7 +62,7 @@ class PredictRoute:
                 request.disconnected,
             )
             if streams:
-                if request.accepts_event_stream():
+                if events:
                     return await self._events(call)
                 return await self._collect(call)
             pending = await service.predict(call)

@@ -16,6 +16,7 @@ from thalamus_lite.batching.alarm import Alarm
 from thalamus_lite.batching.disconnects import Disconnects
 from thalamus_lite.batching.execution import run_in_lane, run_on_loop, tell
 from thalamus_lite.batching.streaming import stream_in_lane, stream_on_loop
+from thalamus_lite.batching.tasks import Tasks
 from thalamus_lite.batching.ticket import DONE, QUEUED
 from thalamus_lite.errors import (
     DeadlineExceeded,
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from thalamus_lite.batching.queue import Scheduler
     from thalamus_lite.batching.ticket import Batch, Ticket
 
-CLOSE_PATIENCE_S = 1.0
-
 
 class Batcher:
     """All models of one app: one scheduler, one event loop."""
@@ -53,8 +52,8 @@ class Batcher:
         self.loop = loop
         self._armed = False
         self._alarm = Alarm(loop, self._dispatch)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.disconnects = Disconnects(loop, self._spawn, self.cancel)
+        self._tasks = Tasks(loop)
+        self.disconnects = Disconnects(loop, self._tasks.spawn, self.cancel)
         self._fresh = self.disconnects.fresh
 
     def add(self, group: LaneGroup) -> None:
@@ -129,10 +128,7 @@ class Batcher:
 
     async def aclose(self) -> None:
         """End the coroutines of models; one that refuses to end is left to itself."""
-        if self._tasks:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.wait(self._tasks, timeout=CLOSE_PATIENCE_S)
+        await self._tasks.aclose()
 
     def _dispatch(self) -> None:
         self._armed = False
@@ -187,15 +183,14 @@ class Batcher:
         self._complete(batch, group, report)
 
     def _run_task(self, batch: Batch, group: LaneGroup, work: Coroutine[Any, Any, None]) -> None:
-        task = self._spawn(work)
+        task = self._tasks.spawn(work, functools.partial(self._task_ended, batch, group))
         group.tasks[batch.lane.index] = (batch, task)
 
-        def ended(task: asyncio.Task[None]) -> None:
-            if batch.open:
-                # Cancelled before its first step, so that none of its own code has run.
-                self._complete(batch, group, group.lost(batch, asyncio.CancelledError()))
-
-        task.add_done_callback(ended)
+    def _task_ended(self, batch: Batch, group: LaneGroup, task: asyncio.Task[None]) -> None:
+        self._tasks.forget(task)
+        if batch.open:
+            # Cancelled before its first step, so that none of its own code has run.
+            self._complete(batch, group, group.lost(batch, asyncio.CancelledError()))
 
     def _complete(self, batch: Batch, group: LaneGroup, report: Report) -> None:
         now = self.clock()
@@ -292,9 +287,3 @@ class Batcher:
                     group.on_hung()
                     self.fail_waiting(group, LaneHung())
         self._dispatch()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task

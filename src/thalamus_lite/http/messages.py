@@ -18,6 +18,7 @@ from thalamus_lite.errors import (
     ThalamusError,
     UnsupportedMediaType,
 )
+from thalamus_lite.http.accept import media_ranges
 from thalamus_lite.http.codec import encode
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ MAX_QUERY_FIELDS = 32
 LONGEST_RETRY_S = 3600
 
 _JSON_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8"})
+_JSON_RANGES = frozenset({b"application/json", b"application/*", b"*/*"})
 _NO_PARAMS: dict[str, str] = {}
 
 
@@ -81,8 +83,15 @@ class Request:
         return values[0] if values else None
 
     def accepts_event_stream(self) -> bool:
+        """Whether the client asks for server-sent events; ``*/*`` does not."""
         accept = self.headers.get(b"accept")
-        return accept is not None and b"text/event-stream" in accept.lower()
+        if accept is None or b"event-stream" not in accept.lower():
+            return False
+        return b"text/event-stream" in media_ranges(accept)
+
+    def accepts_json(self) -> bool:
+        accept = self.headers.get(b"accept")
+        return accept is None or not _JSON_RANGES.isdisjoint(media_ranges(accept))
 
     async def body(self, limit: int) -> bytes | bytearray:
         """The whole body, which must be JSON and at most ``limit`` bytes.

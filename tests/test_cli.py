@@ -1,0 +1,362 @@
+"""The ``thalamus-lite`` command, as a person uses it: what it prints, and its exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from thalamus_lite import __version__, cli
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MODULE = """
+from pydantic import BaseModel
+from thalamus_lite import FileWeight, HTTPWeight, Thalamus
+
+class In(BaseModel):
+    text: str
+
+class Out(BaseModel):
+    text: str
+
+app = Thalamus()
+
+@app.model(model_id="m", {options})
+class Model:
+    def load(self, weights, device):
+        raise AssertionError("a check loads nothing")
+
+    def predict(self, inputs: list[In]) -> list[Out]:
+        return [Out(text=item.text) for item in inputs]
+"""
+
+
+class Web:
+    """An HTTP server of files with ETags; ``asked`` counts the bodies that it sent."""
+
+    def __init__(self) -> None:
+        self.files = {"/model.bin": b"weights" * 100}
+        self.bodies = 0
+        web = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = web.files.get(self.path)
+                self.send_response(200 if body is not None else 404)
+                self.send_header("Content-Length", str(len(body or b"")))
+                self.send_header("ETag", f'"{hash(body)}"')
+                self.end_headers()
+                if self.command == "GET" and body:
+                    web.bodies += 1
+                    self.wfile.write(body)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    web = Web()
+    thread = threading.Thread(target=web.server.serve_forever, args=(0.01,))
+    thread.start()
+    yield web
+    web.server.shutdown()
+    thread.join()
+    web.server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THALAMUS_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("THALAMUS_CACHE_MIN_FREE_GB", "0")
+    monkeypatch.setattr(cli, "configure", lambda level: None)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    """``run(*words)``: exit code, standard output, standard error."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        code = cli.main(words)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"thalamus-lite {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [[], ["cache"], ["nonsense"], ["cache", "rm"], ["fetch"]])
+def test_wrong_command_line_is_a_2_with_the_usage(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2
+    assert "usage: thalamus-lite" in capsys.readouterr().err
+
+
+def test_fetch_prints_the_path_and_fetches_once(run: Any, web: Web, tmp_path: Path) -> None:
+    code, out, _ = run("fetch", f"{web.url}/model.bin")
+    assert code == 0
+    assert (tmp_path / "cache") in (path := type(tmp_path)(out.strip())).parents
+    assert path.read_bytes() == web.files["/model.bin"]
+    assert run("fetch", f"{web.url}/model.bin")[:2] == (0, out)
+    assert web.bodies == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("nowhere", "write s3://bucket/key"),
+        ("s3://", "write s3://bucket/key"),
+        ("ftp://example.com/file", "write s3://bucket/key"),
+        ("{web}/missing.bin", "404"),
+        ("http://127.0.0.1:1/model.bin", "no connection"),
+    ],
+)
+def test_fetch_that_cannot_be_done_is_a_sentence(
+    run: Any, web: Web, source: str, says: str
+) -> None:
+    code, out, err = run("fetch", source.format(web=web.url))
+    assert (code, out) == (1, "")
+    assert err.startswith("thalamus-lite: ")
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_cache_ls_of_an_empty_cache(run: Any, tmp_path: Path) -> None:
+    code, out, _ = run("cache", "ls")
+    assert (code, out) == (0, f"0 of 50,000,000,000 bytes in 0 files, {tmp_path / 'cache'}\n")
+
+
+def test_cache_ls_verify_rebuild_and_rm(run: Any, web: Web, tmp_path: Path) -> None:
+    web.files["/other.bin"] = b"other"
+    for name in ("model.bin", "other.bin"):
+        run("fetch", f"{web.url}/{name}")
+    code, listed, _ = run("cache", "ls")
+    assert code == 0
+    # The last used first.
+    assert [line.split()[-1] for line in listed.splitlines()[:2]] == [
+        f"{web.url}/other.bin",
+        f"{web.url}/model.bin",
+    ]
+    assert "705 of 50,000,000,000 bytes in 2 files" in listed
+    code, out, _ = run("cache", "verify")
+    assert (code, out.count("  ok\n")) == (0, 2)
+    (tmp_path / "cache" / "index.db").unlink()
+    assert run("cache", "rebuild")[:2] == (0, "2 entries\n")
+    ident = next(line for line in listed.splitlines() if "other" in line).split()[0]
+    code, out, _ = run("cache", "rm", ident)
+    assert (code, out.splitlines()[-1]) == (0, "5 bytes freed")
+    assert run("cache", "rm", f"{web.url}/model.bin")[0] == 0
+    assert run("cache", "ls")[1].startswith("0 of ")
+
+
+def test_cache_verify_drops_what_is_damaged(run: Any, web: Web, tmp_path: Path) -> None:
+    for name in ("model.bin", "other.bin"):
+        web.files[f"/{name}"] = name.encode() * 50
+        run("fetch", f"{web.url}/{name}")
+    (path,) = (tmp_path / "cache").glob("entries/*/files/model.bin")
+    path.chmod(0o644)
+    path.write_bytes(b"x" * path.stat().st_size)
+    code, out, _ = run("cache", "verify")
+    assert code == 1
+    (damaged,) = [line for line in out.splitlines() if "DAMAGED (removed)" in line]
+    assert f"{web.url}/model.bin" in damaged
+    assert run("cache", "verify")[0] == 0
+    code, out, _ = run("fetch", f"{web.url}/model.bin")
+    assert type(tmp_path)(out.strip()).read_bytes() == web.files["/model.bin"]
+
+
+def test_cache_rm_leaves_what_is_in_use_and_says_so(run: Any, web: Web) -> None:
+    from thalamus_lite import HTTPWeight, get_cache
+
+    run("fetch", f"{web.url}/model.bin")
+    with get_cache().acquire(HTTPWeight(urls=(f"{web.url}/model.bin",))) as lease:
+        code, out, _ = run("cache", "rm", "--all")
+        assert (code, "in use" in out) == (1, True)
+        assert lease.path.exists()
+    code, out, _ = run("cache", "rm", "--all")
+    assert (code, out.splitlines()[-1]) == (0, "700 bytes freed")
+
+
+def test_cache_rm_of_an_unknown_name_is_a_sentence(run: Any) -> None:
+    code, out, err = run("cache", "rm", "nothing-like-it")
+    assert (code, out) == (1, "")
+    assert "nothing-like-it" in err
+    assert "cache ls" in err
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """``module(name, options)`` writes a module with one model to where it can be imported."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("THALAMUS_API_KEY", "k")
+
+    def write(name: str, options: str = "", text: str = MODULE) -> str:
+        (tmp_path / f"{name}.py").write_text(text.replace("{options}", options))
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        return f"{name}:app"
+
+    return write
+
+
+def test_check_of_an_app_that_would_start(run: Any, module: Any, tmp_path: Path, web: Web) -> None:
+    (tmp_path / "words.txt").write_text("good")
+    app = module(
+        "checked_fine",
+        f'weights={{"a": FileWeight("{tmp_path}/words.txt"),'
+        f' "b": HTTPWeight(urls=["{web.url}/model.bin"])}}',
+    )
+    code, out, _ = run("check", app)
+    assert code == 0
+    assert [line[:4] for line in out.splitlines()] == ["ok  "] * 4
+    assert "In -> Out" in out
+    assert "1 file(s), 700 bytes, to be fetched" in out
+    assert web.bodies == 0
+    run("fetch", f"{web.url}/model.bin")
+    assert "700 bytes, cached" in run("check", app)[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ('weights={"a": FileWeight("nowhere/words.txt")}', "nowhere/words.txt"),
+        ('weights={"a": HTTPWeight(urls=["http://127.0.0.1:1/x"])}', "no connection"),
+        ("require_gpu=True", "requires a GPU but"),
+    ],
+)
+def test_check_of_an_app_that_would_not(run: Any, module: Any, options: str, says: str) -> None:
+    code, out, _ = run("check", module("checked_bad", options))
+    assert code == 1
+    (failed,) = [line for line in out.splitlines() if line.startswith("FAIL")]
+    assert says in failed
+
+
+def test_check_when_offline_asks_nobody(
+    run: Any, module: Any, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = module("checked_offline", f'weights={{"a": HTTPWeight(urls=["{web.url}/model.bin"])}}')
+    monkeypatch.setenv("THALAMUS_OFFLINE", "1")
+    code, out, _ = run("check", app)
+    assert code == 1
+    assert "is not cached, and THALAMUS_OFFLINE is set" in out
+    monkeypatch.delenv("THALAMUS_OFFLINE")
+    run("fetch", f"{web.url}/model.bin")
+    web.files.clear()
+    monkeypatch.setenv("THALAMUS_OFFLINE", "1")
+    code, out, _ = run("check", app)
+    assert code == 0
+    assert "is cached" in out
+
+
+def test_check_warns_of_what_only_limits(
+    run: Any, module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = module("checked_warned", 'device="cuda:9"')
+    monkeypatch.delenv("THALAMUS_API_KEY")
+    code, out, _ = run("check", app)
+    assert code == 0
+    warned = [line for line in out.splitlines() if line.startswith("warn")]
+    assert len(warned) == 2
+    assert "THALAMUS_API_KEY" in warned[0]
+    assert "will run on the CPU" in warned[1]
+
+
+@pytest.mark.parametrize(
+    ("app", "says"),
+    [
+        ("checked_nothing", "module:attribute"),
+        ("no_such_module:app", "ModuleNotFoundError"),
+        ("checked_empty:nothing", "has no attribute 'nothing'"),
+        ("checked_empty:Thalamus", "is a type, not a Thalamus app"),
+        ("checked_empty:app", "no model is registered"),
+        ("checked_broken:app", "ZeroDivisionError"),
+    ],
+)
+def test_check_of_what_is_no_app(run: Any, module: Any, app: str, says: str) -> None:
+    module("checked_empty", text="from thalamus_lite import Thalamus\napp = Thalamus()\n")
+    module("checked_broken", text="1 / 0\n")
+    code, out, _ = run("check", app)
+    assert code == 1
+    assert says in out
+
+
+def test_check_of_the_default_app(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THALAMUS_API_KEY", "k")
+    code, out, _ = run("check")
+    assert code == 0
+    assert "digits@1.0.0" in out
+
+
+def test_setting_that_cannot_be_read_is_a_sentence(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THALAMUS_CACHE_MAX_GB", "much")
+    for words in (["cache", "ls"], ["fetch", "http://127.0.0.1:1/x"], ["serve"]):
+        code, _, err = run(*words)
+        assert code == 1
+        assert "THALAMUS_CACHE_MAX_GB" in err
+
+
+def test_ctrl_c_while_it_works_is_no_traceback(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_cache", interrupted)
+    assert run("cache", "ls")[0] == 130
+
+
+def test_serve_serves_and_ends_well_on_ctrl_c(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "thalamus_lite", "serve", "--port", str(port)],
+            env={**os.environ, "THALAMUS_API_KEY": "k"},
+            stdout=out,
+            stderr=out,
+        )
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready") as answer:
+                    assert answer.status == 200
+                break
+            except OSError:
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) in (0, 130, -signal.SIGINT)
+    finally:
+        process.kill()
+        process.wait()
+    said = log.read_text()
+    assert '"event": "model unloaded"' in said
+    assert "Traceback" not in said
