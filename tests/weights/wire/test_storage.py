@@ -1,0 +1,160 @@
+"""`fetch`, `upload_s3`, `exists_s3` and `get_cache`, against real servers."""
+
+from __future__ import annotations
+
+import pytest
+
+from thalamus_lite import S3Ref, exists_s3, fetch, get_cache, upload_s3
+from thalamus_lite.errors import (
+    UnsafeName,
+    WeightAccessDenied,
+    WeightChanged,
+    WeightNotFound,
+    WeightOffline,
+)
+from thalamus_lite.weights import storage
+
+pytestmark = pytest.mark.usefixtures("s3_login")
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("THALAMUS_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("THALAMUS_CACHE_MIN_FREE_GB", "0")
+    kept = dict(storage._kept)
+    yield
+    for path in list(storage._kept):
+        if path not in kept:
+            storage._kept.pop(path).release()
+
+
+@pytest.fixture
+def s3(moto, monkeypatch):
+    """The bucket ``files`` on moto, which the environment names."""
+    from thalamus_lite.weights.s3_origin import client_for
+
+    client = client_for("us-east-1", moto)
+    client.create_bucket(Bucket="files")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    yield client
+    for found in client.list_objects_v2(Bucket="files").get("Contents", ()):
+        client.delete_object(Bucket="files", Key=found["Key"])
+    client.delete_bucket(Bucket="files")
+
+
+def bodies(server):
+    return sum(request.method == "GET" for request in server.requests)
+
+
+def test_url_is_fetched_once_and_stays_leased(fault_server):
+    path = fetch(fault_server.url + "/model.pt")
+    assert path.read_bytes() == fault_server.content
+    assert path.name == "model.pt"
+    asked = bodies(fault_server)
+    assert fetch(fault_server.url + "/model.pt") == path
+    assert bodies(fault_server) == asked
+    assert get_cache().clear() == (0, 0)
+    assert path.exists()
+
+
+def test_filename_renames_the_copy(fault_server):
+    path = fetch(fault_server.url + "/model.pt?signature=secret", filename="mine.bin")
+    assert (path.name, path.read_bytes()) == ("mine.bin", fault_server.content)
+
+
+@pytest.mark.parametrize("name", ["a/b", "../up", "", "/etc/passwd", "nul\0"])
+def test_filename_is_a_bare_name(fault_server, name):
+    with pytest.raises(UnsafeName):
+        fetch(fault_server.url + "/model.pt", filename=name)
+    assert fault_server.requests == []
+
+
+def test_without_the_cache_it_is_really_fetched_and_the_callers_own(fault_server):
+    cached = fetch(fault_server.url + "/model.pt")
+    asked = bodies(fault_server)
+    copies = [fetch(fault_server.url + "/model.pt", cache=False) for _ in range(2)]
+    assert bodies(fault_server) >= asked + 2
+    assert len({cached, *copies}) == 3
+    for copy in copies:
+        assert copy.read_bytes() == fault_server.content
+        copy.write_bytes(b"mine")
+        copy.unlink()
+    assert cached.read_bytes() == fault_server.content
+
+
+def test_object_that_changes_again_and_again_leaves_nothing_behind(
+    fault_server, monkeypatch, tmp_path
+):
+    folders = []
+
+    def changed(asked, folder, deny_private):
+        folders.append(folder)
+        (folder / "half").write_bytes(b"half")
+        raise WeightChanged("it changed")
+
+    monkeypatch.setattr(storage, "_download", changed)
+    with pytest.raises(WeightChanged):
+        fetch(fault_server.url + "/model.pt", cache=False)
+    assert len(folders) == 3
+    assert not any(folder.exists() for folder in folders)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_what_is_not_there_is_said_so(fault_server, act, cache):
+    fault_server.script.extend([act(status=404)] * 4)
+    with pytest.raises(WeightNotFound):
+        fetch(fault_server.url + "/model.pt", cache=cache)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_offline_opens_no_socket(fault_server, monkeypatch, cache):
+    monkeypatch.setenv("THALAMUS_OFFLINE", "1")
+    with pytest.raises(WeightOffline):
+        fetch(fault_server.url + "/model.pt", cache=cache)
+    assert fault_server.requests == []
+
+
+@pytest.mark.parametrize(
+    "source", ["", "nowhere", "s3://", "s3://bucket", "ftp://x/y", "file:///x"]
+)
+def test_source_of_no_kind_is_a_value_error(source):
+    with pytest.raises(ValueError, match=r".+"):
+        fetch(source)
+
+
+def test_upload_exists_and_fetch_again(s3, tmp_path):
+    local = tmp_path / "model.bin"
+    local.write_bytes(b"weights")
+    ref = S3Ref.from_uri("s3://files/deep/model.bin")
+    assert exists_s3(ref) is False
+    assert upload_s3(local, "s3://files/deep/model.bin") == ref
+    assert exists_s3("s3://files/deep/model.bin") is True
+    for cache in (True, False):
+        path = fetch("s3://files/deep/model.bin", cache=cache)
+        assert (path.name, path.read_bytes()) == ("model.bin", b"weights")
+    assert fetch(ref).read_bytes() == b"weights"
+
+
+def test_bucket_that_is_not_there_is_no_false(s3, tmp_path):
+    (tmp_path / "x").write_bytes(b"x")
+    with pytest.raises(WeightNotFound):
+        upload_s3(tmp_path / "x", "s3://no-such-bucket/x")
+    with pytest.raises(WeightNotFound):
+        fetch("s3://files/missing")
+
+
+def test_denied_is_not_taken_for_missing(rclone, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", rclone)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "stranger")
+    with pytest.raises(WeightAccessDenied):
+        exists_s3("s3://files/x")
+
+
+def test_cache_is_the_one_that_the_environment_describes(monkeypatch, tmp_path):
+    first = get_cache()
+    assert first is get_cache()
+    assert first.cache_dir == tmp_path / "cache"
+    monkeypatch.setenv("THALAMUS_CACHE_DIR", str(tmp_path / "other"))
+    assert get_cache().cache_dir == tmp_path / "other"
