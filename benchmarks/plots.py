@@ -53,10 +53,14 @@ def _bars(axes: Any, plot: Plot) -> None:
         ]
         bars = axes.bar(places, [y for _, y in points], width, label=name)
         if len(plot.series) == 1:
-            axes.bar_label(bars, fmt="%.4g", fontsize=8)
+            axes.bar_label(bars, fmt=_label, fontsize=8)
     axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right", fontsize=8)
     if len(plot.series) > 1:
         axes.legend(fontsize=8)
+
+
+def _label(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _curves(axes: Any, plot: Plot) -> None:

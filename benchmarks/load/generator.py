@@ -98,6 +98,8 @@ class Generator:
             turn = now
             while sent < count and schedule[sent][0] <= now:
                 self._open += 1
+                # What comes after, the wait for a free connection included, is the server's doing.
+                self._late[sent] = now - schedule[sent][0]
                 self._offer(sent)
                 sent += 1
                 now = clock() - begun
@@ -121,9 +123,8 @@ class Generator:
             self._waiting.append(index)
 
     def _send(self, connection: Connection, index: int) -> None:
-        due, kind = self._schedule[index]
+        _, kind = self._schedule[index]
         connection.ticket = index
-        self._late[index] = self._clock() - self._begun - due
         try:
             complete = connection.send(self._requests[kind])
         except OSError:

@@ -30,7 +30,7 @@ def quantile(values: Sequence[float], q: float) -> float:
 @dataclass(frozen=True)
 class Outcome:
     """By request: when due, kind, seconds from due to answered (NaN: never), status (0: broken, -1:
-    no answer), sent how late.
+    no answer), how late the generator came to it.
 
     ``busy`` is the share of the time in which the generator had something to do.
     """
@@ -54,7 +54,7 @@ class Outcome:
             return f"the generator was busy {self.busy:.0%} of the time"
         late = quantile(self.late, 0.99)
         if late > MOST_LATE_S:
-            return f"1 % of the requests were sent {late * 1e3:.2f} ms late or more"
+            return f"the generator came to 1 % of the requests {late * 1e3:.2f} ms late or more"
         return None
 
     def of_kind(self, kind: int) -> Outcome:

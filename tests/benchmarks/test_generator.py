@@ -47,7 +47,9 @@ def test_latency_counts_from_when_a_request_was_due(serve: Serve) -> None:
     for index, latency in enumerate(sorted(outcome.latency)):
         assert latency >= (index + 1) * delay_s
     # Those that waited in the generator were not sent in time, and that is seen too.
-    assert sorted(outcome.late)[-1] >= 4 * delay_s
+    # Their wait for the one connection is the server's doing, and not the generator's.
+    waited = [a - b for a, b in zip(outcome.latency, outcome.late, strict=True)]
+    assert max(waited) >= 2 * delay_s
 
 
 def test_requests_do_not_wait_for_each_others_answers(serve: Serve) -> None:
