@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 SHARE = 0.7
 CAPACITY_S = 2
+POOL = 128
+"""Connections, as a balancer has them. Without a bound, what is due during a hiccup of the machine
+comes on a thousand new ones, and accepting those is what would be measured.
+"""
 WARM_S = 0.5
 
 
@@ -52,7 +56,9 @@ def measure(run: Run) -> Answer:
                     # Anew each time: a machine that has become slower has less to give.
                     rate = _capacity(run, server, peer) * SHARE
                     due = ARRIVALS[arrivals](rate * share, run.pick(6, 2), seed)
-                    rounds.add(name, open_loop.run(server, [peer.call], [(at, 0) for at in due]))
+                    rounds.add(
+                        name, open_loop.run(server, [peer.call], [(at, 0) for at in due], POOL)
+                    )
                     run.step(f"{name}: {arrivals} at 70 %", run.pick(6, 2) + 1)
             _report(answer, arrivals, rounds)
     return answer
