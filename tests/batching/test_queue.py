@@ -581,6 +581,24 @@ class TestLanesAndDevices:
         world.scheduler.lane_restored(queue.lanes[1], world.now)
         assert world.one().lane is queue.lanes[1]
 
+    def test_lane_that_is_freed_while_nobody_waits_takes_who_comes_next(self) -> None:
+        # Another device is full, and the queue has competed for it all the while.
+        world = World(full=1, open=2)
+        other = world.queue(lanes=[("full", 0)])
+        queue = world.queue(1, lanes=[("full", 0), ("open", 1)])
+        world.arrive(queue, 1, 1)
+        first, second = world.dispatch()
+        assert (first.lane.device, second.lane.device) == ("full", "open")
+        world.done(first)
+        world.arrive(other, 1)
+        assert world.one().queue is other
+        (waiting,) = world.arrive(queue, 1)
+        assert world.dispatch() == []
+        world.scheduler.cancel(waiting, world.now)
+        world.done(second)
+        world.arrive(queue, 1)
+        assert world.one().lane.device == "open"
+
     def test_requests_of_a_model_without_lanes_in_service_expire(self, world: World) -> None:
         queue = world.queue()
         world.scheduler.lane_lost(queue.lanes[0], world.now)

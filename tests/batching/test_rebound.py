@@ -343,6 +343,19 @@ class TestHeldQueue:
         assert [b.queue for b in scheduler.dispatch(1.0013).batches] == [other]
         assert queue.counts.holds == 2
 
+    def test_a_hold_ends_with_the_last_lane_that_could_run_its_batch(
+        self, scheduler: Scheduler, queue: ModelQueue
+    ) -> None:
+        self.held(scheduler, queue)
+        scheduler.lane_lost(queue.lanes[0], 1.0003)
+        assert queue.held_until is None
+        for _ in range(7):
+            self.arrive(scheduler, queue, 1.0004)
+        assert scheduler.dispatch(1.0004).wake_at is None
+        scheduler.lane_restored(queue.lanes[0], 1.0005)
+        (batch,) = scheduler.dispatch(1.0005).batches
+        assert batch.size == 8
+
     def test_the_rule_can_be_switched_off(self, scheduler: Scheduler) -> None:
         queue = scheduler.add("model", QueuePolicy(8, rebound=False), [("cpu", 0)])
         assert queue.rebound is None

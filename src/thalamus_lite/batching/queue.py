@@ -202,6 +202,9 @@ class Scheduler:
         if lane.batch is None:
             share.free.remove(lane)
             share.queue.free -= 1
+            if share.queue.free == 0:
+                # No lane is left to hold a batch for.
+                self._holds.end(share.queue, now)
         else:
             expected = lane.batch.expected_s
             share.device.ended(share, expected, max(expected, now - lane.batch.started_at))
@@ -235,6 +238,9 @@ class Scheduler:
             self._holds.end(queue, now)
         elif queue.depth:
             queue.activate()
+        else:
+            # This share has not entered, and whoever arrives next must see to that.
+            queue.active = False
 
     def _start(self, share: Share, now: float, batches: list[Batch], expired: list[Ticket]) -> None:
         queue = share.queue

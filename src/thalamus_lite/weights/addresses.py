@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # The well-known NAT64 prefix (RFC 6052): its last 32 bits are an IPv4 address.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
+# What is behind it is in the address; newer Pythons call none of them global.
+_6TO4 = ipaddress.IPv6Network("2002::/16")
+
 
 def resolve(host: str, port: int) -> list[str]:
     """The host's addresses, in the resolver's order.
@@ -43,7 +46,7 @@ def is_public(address: str) -> bool:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    if not found.is_global or found.is_multicast:
+    if found.is_multicast or not (found.is_global or found in _6TO4):
         return False
     return all(carried.is_global for carried in _carried(found))
 
