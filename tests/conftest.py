@@ -28,8 +28,8 @@ settings.register_profile(
 settings.load_profile("thalamus-lite")
 
 
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+def _load(name: str, file: str | None = None) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, HERE / (file or f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -42,6 +42,7 @@ def _load(name: str) -> ModuleType:
 zoo_module = _load("zoo")
 driver_module = _load("driver")
 servers_module = _load("servers")
+kit_module = _load("lifecycle_kit", "lifecycle/kit.py")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -78,6 +79,20 @@ def no_lane_left() -> Iterator[None]:
     for lane in _lanes() - before:
         lane.join(LANE_PATIENCE_S)
         assert not lane.is_alive(), f"the lane {lane.name} was left running"
+
+
+@pytest.fixture
+def kit_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key that the clients of ``tests/lifecycle/kit.py`` send is the server's."""
+    monkeypatch.setenv("THALAMUS_API_KEY", kit_module.KEY)
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A fake device behind every lane."""
+    device = kit_module.FakeDevice()
+    kit_module.use_backend(monkeypatch, device)
+    return device
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """What the tests of the lifecycle share: doors in models, apps, backends, child processes.
 
-Other folders' conftest files load it by its path.
+tests/conftest.py loads it, so that other folders can import it too.
 """
 
 from __future__ import annotations
