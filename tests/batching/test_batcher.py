@@ -1,6 +1,8 @@
 """The batcher, with lanes driven by hand and a clock of its own: a request is answered once."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -339,13 +341,21 @@ async def test_only_those_who_wait_long_are_watched_and_whoever_leaves_never_run
     bench.submit(4)
     await turn()
     assert waits.watchers == 0
+    bench.now += 1.5 * WATCH_AFTER_S
     await until(lambda: waits.watchers)
+    bench.now += 0.75 * WATCH_AFTER_S
+    late = Client()
+    bench.submit(5, gone=late.gone)
+    await asyncio.sleep(WATCH_AFTER_S * 2)
+    assert late.watchers == 0
+    bench.now += 1.5 * WATCH_AFTER_S
+    await until(lambda: late.watchers)
     await turn()
     assert (runs.watchers, waits.watchers, leaves.watchers) == (0, 1, 1)
     leaves.left.set()
     with pytest.raises(ClientDisconnected):
         await third.future
-    for _ in range(3):
+    for _ in range(4):
         bench.lanes[0].run()
         await turn()
     assert second.outputs == [2]
@@ -363,11 +373,32 @@ async def test_request_that_was_answered_in_time_is_not_watched() -> None:
     bench.lanes[0].run()
     await turn()
     bench.lanes[0].run()
+    bench.now += 1.5 * WATCH_AFTER_S
     await asyncio.sleep(WATCH_AFTER_S * 2)
     assert pending.outputs == [2]
     assert client.watchers == 0
     bench.batcher.disconnects.watch([pending])
     assert client.watchers == 0
+
+
+async def test_nothing_of_a_request_that_waited_stays_behind_its_answer() -> None:
+    class Input:
+        pass
+
+    bench = Bench(policy=QueuePolicy(1, rebound=False))
+    requests = [bench.submit(Input(), gone=Client().gone) for _ in range(2)]
+    inputs = [weakref.ref(pending.inputs[0]) for pending in requests]
+    del requests
+    await turn()
+    gc.disable()
+    try:
+        for _ in range(2):
+            bench.lanes[0].run()
+            await turn()
+        bench.observed.clear()
+        assert [ref() for ref in inputs] == [None, None]
+    finally:
+        gc.enable()
 
 
 async def test_coroutine_cancelled_before_its_first_step_still_frees_its_lane() -> None:

@@ -53,8 +53,8 @@ class Batcher:
         self._armed = False
         self._alarm = Alarm(loop, self._dispatch)
         self._tasks = Tasks(loop)
-        self.disconnects = Disconnects(loop, self._tasks.spawn, self.cancel)
-        self._fresh = self.disconnects.fresh
+        self.disconnects = Disconnects(loop, lambda: self.clock(), self._tasks.spawn, self.cancel)
+        self._arrived = self.disconnects.arrived
 
     def add(self, group: LaneGroup) -> None:
         """Take a loaded model into service."""
@@ -85,7 +85,7 @@ class Batcher:
             pending.timer = self.loop.call_later(
                 max(pending.deadline - now, 0.0), self._expire, pending
             )
-        self._fresh.append(pending)
+        self._arrived.add(group)
         if not self._armed:
             self._armed = True
             self.loop.call_soon(self._dispatch)
@@ -141,7 +141,7 @@ class Batcher:
             self._finish(ticket, DeadlineExceeded())
         if plan.wake_at is not None:
             self._alarm.set(plan.wake_at, self.clock())
-        if self._fresh:
+        if self._arrived:
             self.disconnects.sort()
 
     def _start(self, batch: Batch) -> None:

@@ -36,6 +36,13 @@ class Fifo:
             yield ticket
             ticket = following
 
+    def __reversed__(self) -> Iterator[Ticket]:
+        ticket = self._tail
+        while ticket is not None:
+            preceding = ticket.before
+            yield ticket
+            ticket = preceding
+
     def append(self, ticket: Ticket) -> None:
         tail = self._tail
         if tail is None:
