@@ -28,7 +28,7 @@ _PACKAGE = "thalamus_lite."
 
 # (step, module, name): what runs on the loop or in the lane for a request, outermost first.
 STEPS = (
-    ("read headers, make an id", "http.messages", "Request.__init__"),
+    ("read headers, make an id", "http.request", "Request.__init__"),
     ("route", "http.router", "Router.find"),
     ("check the key", "http.gate", "Gate.check"),
     ("decode JSON", "api.predict", "decode_rounded"),
@@ -48,10 +48,9 @@ STEPS = (
     ("complete: give results back", "batching.batcher", "Batcher._complete"),
     ("finish: wake the request", "batching.batcher", "Batcher._finish"),
     ("encode the outputs", "model.records", "RecordType.dump"),
-    ("write meta", "api.predict", "_meta"),
-    ("write Server-Timing", "api.predict", "_server_timing"),
+    ("write meta and Server-Timing", "api.predict", "PredictRoute._answer"),
     ("count in metrics", "serving.service", "Service.answered"),
-    ("make the response", "http.messages", "Response.__init__"),
+    ("make the response", "http.response", "Response.__init__"),
 )
 
 

@@ -150,7 +150,7 @@ class Thalamus:
                 except ThalamusError as error:
                     await _refuse(error, scope, receive, send)
                     return
-            await engine.surface(scope, receive, send)
+            await engine.surface.serve(scope, receive, send)
         elif kind == "lifespan":
             await self._lifespan(receive, send)
         elif kind == "websocket":
@@ -270,7 +270,8 @@ class Thalamus:
 
 
 async def _refuse(error: ThalamusError, scope: Scope, receive: Receive, send: Send) -> None:
-    from thalamus_lite.http.messages import Request, RequestIds, error_response
+    from thalamus_lite.http.request import Request, RequestIds
+    from thalamus_lite.http.response import error_response
 
     request = Request(scope, receive, RequestIds())
     await error_response(error, request.request_id).send(request, send)

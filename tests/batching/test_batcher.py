@@ -73,11 +73,10 @@ class Bench:
         self.batcher.add(self.group)
 
     def submit(self, *inputs: Any, deadline: float | None = None, gone: Any = None) -> Any:
-        loop = self.batcher.loop
-        pending = PendingRequest(self.group, list(inputs), deadline, loop.create_future(), gone)
+        pending = PendingRequest(list(inputs), 0.0, deadline, gone)
         if self.group.streams:
-            pending.channel = Channel(loop)
-        self.batcher.submit(pending)
+            pending.channel = Channel(self.batcher.loop)
+        self.batcher.submit(pending, self.group)
         return pending
 
 
@@ -103,7 +102,7 @@ async def test_arrivals_of_one_turn_run_as_one_batch() -> None:
     for number, pending in enumerate(requests):
         assert pending.future.result() is None
         assert pending.outputs == [number]
-        assert (pending.executed, pending.queue_s) == (3, 0.0)
+        assert (pending.times.executed, pending.queue_s) == (3, 0.0)
     assert bench.group.idle
     assert bench.observed[0][0] == 3
 

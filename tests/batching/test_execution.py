@@ -22,6 +22,7 @@ from thalamus_lite.batching.execution import (
 )
 from thalamus_lite.batching.lane import Hooks, Lane, Ran
 from thalamus_lite.batching.passes import Failed, Report, passes
+from thalamus_lite.batching.times import Times
 from thalamus_lite.devices.streams import NoStreams
 
 
@@ -58,7 +59,7 @@ def drive(units: list[list[Any]], model: Any, idempotent: bool = True) -> tuple[
         if isinstance(outcome, BaseException):
             sent = Failed(outcome, isinstance(outcome, Memory), isinstance(outcome, Lost))
         else:
-            sent = Ran(outcome, 0.1, 0.2, 0.3)
+            sent = Ran(outcome, Times(0.1, 0.2, 0.3))
         try:
             inputs = plan.send(sent)
         except StopIteration as end:
@@ -161,8 +162,8 @@ def test_huge_input_is_not_held_against_the_others() -> None:
 def test_times_are_sums_over_all_passes() -> None:
     report, calls = drive([[1], [2]], lambda i: ValueError() if len(i) > 1 else i)
     assert len(calls) == 3
-    assert (report.preprocess_s, report.predict_s) == (0.2, 0.4)
-    assert report.seconds == pytest.approx(1.2)
+    assert (report.times.preprocess_s, report.times.predict_s) == (0.2, 0.4)
+    assert report.times.seconds == pytest.approx(1.2)
     assert not report.clean
 
 

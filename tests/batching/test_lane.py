@@ -145,8 +145,8 @@ def test_hooks_run_in_turn_and_only_those_that_exist_have_a_time(
     hooks = Hooks(model, preprocess=pre, postprocess=post)
     ran = run(lane, lambda lane: hooks.run(lane, [1, 2]))
     assert ran.outputs == (["a!", "b!"] if post else ["a", "b"])
-    assert (ran.preprocess_s is not None, ran.postprocess_s is not None) == (pre, post)
-    assert ran.predict_s >= 0
+    assert (ran.times.preprocess_s is not None, ran.times.postprocess_s is not None) == (pre, post)
+    assert ran.times.predict_s >= 0
     names = [name for name, _ in model.seen]
     assert names == ["pre"] * pre + ["predict"] + ["post"] * post
     assert model.seen[pre][1] == ((1, 2) if pre else [1, 2])

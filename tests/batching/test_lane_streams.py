@@ -22,6 +22,7 @@ import pytest
 
 from thalamus_lite.batching import execution, streaming
 from thalamus_lite.batching import lane as lane_module
+from thalamus_lite.batching.times import Times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -250,7 +251,7 @@ def faults_of_streams(module: Any, seed: int) -> list[str]:
             return True
 
         pending = types.SimpleNamespace(
-            inputs=run.inputs([1.0]), channel=types.SimpleNamespace(put=put), preprocess_s=None
+            inputs=run.inputs([1.0]), channel=types.SimpleNamespace(put=put), times=Times()
         )
         group = types.SimpleNamespace(hooks=[run.hooks()], lanes=[lane])
         loop = types.SimpleNamespace(call_soon_threadsafe=lambda call, *given: call(*given))

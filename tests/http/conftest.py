@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from thalamus_lite.http.messages import Request, RequestIds
+from thalamus_lite.http.request import Request, RequestIds
 
 Make = Callable[..., Request]
 

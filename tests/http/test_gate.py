@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from thalamus_lite.errors import AuthNotConfigured, ConfigurationError, InvalidApiKey
 from thalamus_lite.http.gate import RECHECK_S, Gate
-from thalamus_lite.http.messages import Request, RequestIds
+from thalamus_lite.http.request import Request, RequestIds
 from thalamus_lite.http.router import Access
 from thalamus_lite.settings import Settings
 

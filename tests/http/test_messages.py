@@ -17,11 +17,11 @@ from thalamus_lite.errors import (
     ThalamusError,
     UnsupportedMediaType,
 )
-from thalamus_lite.http.messages import (
+from thalamus_lite.http.request import RequestIds
+from thalamus_lite.http.response import (
     LONGEST_RETRY_S,
     EmptyResponse,
     EventStream,
-    RequestIds,
     Response,
     error_response,
     json_response,

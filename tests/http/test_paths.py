@@ -158,7 +158,7 @@ _SEGMENTS = st.sampled_from(
 
 @given(st.lists(_SEGMENTS, max_size=6).map("/".join), st.sampled_from(["GET", "POST", "HEAD"]))
 def test_any_path_made_of_such_pieces_needs_a_key(target: str, method: str) -> None:
-    from thalamus_lite.http.messages import Request, RequestIds
+    from thalamus_lite.http.request import Request, RequestIds
     from thalamus_lite.http.router import Access, Route, Router
 
     async def nothing(_: Any) -> Any:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thalamus_lite.errors import MethodNotAllowed, RouteNotFound
-from thalamus_lite.http.messages import Request, RequestIds, Response
+from thalamus_lite.http.request import Request, RequestIds
+from thalamus_lite.http.response import Response
 from thalamus_lite.http.router import Access, Route, Router
 
 if TYPE_CHECKING:

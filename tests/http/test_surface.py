@@ -10,7 +10,7 @@ import pytest
 
 from thalamus_lite.errors import BodyTooLarge, DeadlineExceeded, Draining, InvalidJSON, ModelError
 from thalamus_lite.http.gate import Gate
-from thalamus_lite.http.messages import EventStream, Request, Response
+from thalamus_lite.http.response import EventStream, Response
 from thalamus_lite.http.router import Access, Route, Router
 from thalamus_lite.http.surface import LINES_A_SECOND, Surface
 from thalamus_lite.settings import Settings
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from thalamus_lite.http.asgi import Message
+    from thalamus_lite.http.request import Request
 
 
-def surface(outcome: Any, observe: Any = None) -> Surface:
+def surface(outcome: Any, observe: Any = None) -> Any:
     """One public route, ``/it``, that answers or raises ``outcome``."""
 
     async def handle(request: Request) -> Any:
@@ -30,7 +31,7 @@ def surface(outcome: Any, observe: Any = None) -> Surface:
         return outcome() if callable(outcome) else outcome
 
     router = Router([Route("GET", "/it", handle, Access.PUBLIC), Route("GET", "/shut", handle)])
-    return Surface(router, Gate(Settings(api_key="k"), lambda: 0.0), observe)
+    return Surface(router, Gate(Settings(api_key="k"), lambda: 0.0), observe).serve
 
 
 async def test_answer_of_the_handler_is_sent(driver: ModuleType) -> None:
@@ -101,7 +102,7 @@ async def test_storm_of_errors_does_not_fill_the_log(
 ) -> None:
     tested = surface(ModelError("no"))
     now = [0.0]
-    monkeypatch.setattr(tested._throttle, "_clock", lambda: now[0])
+    monkeypatch.setattr(tested.__self__._throttle, "_clock", lambda: now[0])
     for _ in range(1000):
         assert (await driver.call(tested, "GET", "/it")).status == 500
     assert len(caplog.records) == LINES_A_SECOND

@@ -236,7 +236,7 @@ async def test_request_that_cannot_be_answered_does_not_keep_the_shutdown(
     app = Thalamus()
     app.model(model_id="m")(Echo)
     async with AsyncClient(app):
-        engine_of(app).service.inflight = 1
+        engine_of(app).service.held = 1
     assert "requests were left unanswered" in caplog.text
 
 

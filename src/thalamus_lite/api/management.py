@@ -9,13 +9,13 @@ from pydantic import ValidationError
 
 from thalamus_lite.errors import ModelNotFound, ValidationFailed
 from thalamus_lite.http.codec import decode
-from thalamus_lite.http.messages import Response, json_response
+from thalamus_lite.http.response import Response, json_response
 from thalamus_lite.model.records import details
 from thalamus_lite.schemas.api import UnloadRequest
 from thalamus_lite.serving.threads import in_thread
 
 if TYPE_CHECKING:
-    from thalamus_lite.http.messages import Request
+    from thalamus_lite.http.request import Request
     from thalamus_lite.serving.service import Service
 
 _log = logging.getLogger("thalamus_lite")

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 from pydantic.json_schema import models_json_schema
 
 from thalamus_lite import _version
-from thalamus_lite.http.messages import json_response
+from thalamus_lite.http.response import json_response
 from thalamus_lite.http.router import Access
 from thalamus_lite.schemas import api
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from thalamus_lite.http.messages import Request, Response
+    from thalamus_lite.http.request import Request
+    from thalamus_lite.http.response import Response
     from thalamus_lite.http.router import Route
     from thalamus_lite.model.spec import ModelSpec
 

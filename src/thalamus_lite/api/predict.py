@@ -7,6 +7,7 @@ import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from thalamus_lite.batching.group import PendingRequest
 from thalamus_lite.errors import (
     ClientDisconnected,
     NotAcceptable,
@@ -15,19 +16,17 @@ from thalamus_lite.errors import (
     ValidationFailed,
 )
 from thalamus_lite.http.codec import decode, decode_rounded, has_long_integer
-from thalamus_lite.http.messages import EventStream, Response
-from thalamus_lite.serving.service import Call
+from thalamus_lite.http.response import EventStream, Response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from thalamus_lite.batching.group import PendingRequest
-    from thalamus_lite.http.messages import Request
+    from thalamus_lite.batching.times import Times
+    from thalamus_lite.http.request import Request
     from thalamus_lite.model.spec import ModelSpec
     from thalamus_lite.serving.service import Service
 
-    Part = tuple[PendingRequest, list[Any]]
-    Parts = AsyncGenerator[Part, None]
+    Parts = AsyncGenerator[list[Any], None]
 
 LONGEST_TIMEOUT_MS = 86_400_000
 
@@ -36,14 +35,16 @@ class PredictRoute:
     def __init__(self, service: Service, max_body_bytes: int) -> None:
         self._service = service
         self._limit = max_body_bytes
+        self._written = Written()
 
-    async def __call__(self, request: Request) -> Response | EventStream:
+    async def predict(self, request: Request) -> Response | EventStream:
         received = time.monotonic()
         service = self._service
         service.check_open()
         body = await request.body(self._limit)
         model_id, version, inputs = _read(decode_rounded(body))
         spec = service.registry.resolve(model_id, version)
+        pending: PendingRequest | None = None
         try:
             if spec.inputs.tells_rounded_integers and has_long_integer(body):
                 inputs = _read(decode(body))[2]
@@ -54,8 +55,7 @@ class PredictRoute:
             if len(inputs) > spec.policy.max_queue_size:
                 # Before the validation: what no queue can hold need not be read either.
                 raise RequestTooLarge
-            call = Call(
-                spec,
+            pending = PendingRequest(
                 spec.inputs.validate(inputs),
                 received,
                 _timeout_s(request, spec),
@@ -63,69 +63,100 @@ class PredictRoute:
             )
             if streams:
                 if events:
-                    return await self._events(call)
-                return await self._collect(call)
-            pending = await service.predict(call)
-            return self._answer(call, pending, spec.outputs.dump(pending.outputs))
+                    return await self._events(spec, pending)
+                return await self._collect(spec, pending)
+            if not service.submit(spec, pending):
+                await service.submit_when_up(spec, pending)
+            await pending.future
+            return self._answer(spec, pending, spec.outputs.dump(pending.outputs))
         except ThalamusError as error:
             service.refused(spec, error)
             raise
         except asyncio.CancelledError:
             # Some servers cancel the request of a client that is gone.
+            if pending is not None:
+                service.abandon(pending)
             service.refused(spec, ClientDisconnected())
             raise
 
-    def _answer(self, call: Call, pending: PendingRequest, outputs: bytes) -> Response:
-        meta = _meta(call, pending, self._service.runtime(call.spec).device)
-        response = Response(b'{"outputs":[%b],"meta":%b}' % (outputs, meta))
-        response.headers.append((b"server-timing", _server_timing(pending)))
-        self._service.answered(call, pending)
+    def _answer(self, spec: ModelSpec, pending: PendingRequest, outputs: bytes) -> Response:
+        latency_s = time.monotonic() - pending.received
+        meta, timing = self._written.of(pending)
+        response = Response(
+            b'{"outputs":[%b],"meta":%b"latency_ms":%.3f,"batch_size":%d,%b}'
+            % (outputs, spec.meta_head, latency_s * 1000, pending.size, meta)
+        )
+        response.headers.append(
+            (b"server-timing", b"queue;dur=%.3f, %b" % (pending.queue_s * 1000, timing))
+        )
+        self._service.answered(spec, pending, latency_s)
         return response
 
-    async def _collect(self, call: Call) -> Response:
+    async def _collect(self, spec: ModelSpec, pending: PendingRequest) -> Response:
         """A streaming model that was asked for JSON."""
         outputs: list[bytes] = []
-        async with aclosing(self._service.stream(call)) as stream:
-            async for part in stream:
-                pending, items = part
-                outputs += [call.spec.outputs.dump_one(item) for item in items]
-        return self._answer(call, pending, b",".join(outputs))
+        async with aclosing(self._service.stream(spec, pending)) as stream:
+            async for items in stream:
+                outputs += [spec.outputs.dump_one(item) for item in items]
+        return self._answer(spec, pending, b",".join(outputs))
 
-    async def _events(self, call: Call) -> EventStream:
+    async def _events(self, spec: ModelSpec, pending: PendingRequest) -> EventStream:
         """Wait for the first output: what goes wrong before it still has a status of its own."""
-        stream = self._service.stream(call)
+        stream = self._service.stream(spec, pending)
         try:
             first = await anext(stream)
-            if first[1]:
-                call.spec.outputs.dump_one(first[1][0])
+            if first:
+                spec.outputs.dump_one(first[0])
         except BaseException:
             await stream.aclose()
             raise
-        return EventStream(self._frames(call, first, stream), stream)
+        return EventStream(self._frames(spec, pending, first, stream), stream)
 
-    async def _frames(self, call: Call, first: Part, stream: Parts) -> AsyncGenerator[bytes, None]:
+    async def _frames(
+        self, spec: ModelSpec, pending: PendingRequest, first: list[Any], stream: Parts
+    ) -> AsyncGenerator[bytes, None]:
         """One event for each output, those that came together in one chunk."""
-        pending, items = first
+        items: list[Any] | None = first
         try:
-            while True:
-                frames, error = _framed(call.spec, items)
+            while items is not None:
+                frames, error = _framed(spec, items)
                 if frames:
                     yield frames
                 if error is not None:
                     raise error
-                part = await anext(stream, None)
-                if part is None:
-                    break
-                items = part[1]
-            self._service.answered(call, pending)
-            meta = _meta(call, pending, self._service.runtime(call.spec).device)
+                items = await anext(stream, None)
+            latency_s = time.monotonic() - pending.received
+            self._service.answered(spec, pending, latency_s)
+            meta = b'%b"latency_ms":%.3f,"batch_size":%d,%b' % (
+                spec.meta_head, latency_s * 1000, pending.size, self._written.of(pending)[0],
+            )  # fmt: skip
             yield b"event: done\ndata: %b\n\n" % meta
         except ThalamusError as error:
-            self._service.refused(call.spec, error)
+            self._service.refused(spec, error)
             raise
         except (GeneratorExit, asyncio.CancelledError):
-            self._service.refused(call.spec, ClientDisconnected())
+            self._service.refused(spec, ClientDisconnected())
             raise
+
+
+class Written:
+    """What the answers to all requests of a batch say of it, written once: they are answered one
+    behind the other.
+    """
+
+    __slots__ = ("_last", "_parts")
+
+    def __init__(self) -> None:
+        self._last: Times | None = None
+        self._parts = (b"", b"")
+
+    def of(self, pending: PendingRequest) -> tuple[bytes, bytes]:
+        """The end of ``meta``, closing brace included, and of ``Server-Timing``."""
+        times = pending.times
+        if times is not self._last:
+            self._parts = (_meta_end(times, pending.group.device), _timing_end(times))
+            self._last = times
+        return self._parts
 
 
 def _framed(spec: ModelSpec, items: list[Any]) -> tuple[bytes, ThalamusError | None]:
@@ -197,29 +228,21 @@ def _ms(seconds: float | None) -> bytes:
     return b"null" if seconds is None else b"%.3f" % (seconds * 1000)
 
 
-def _meta(call: Call, pending: PendingRequest, device: str | None) -> bytes:
-    head = call.spec.meta_head
-    return (
-        b'%b"latency_ms":%.3f,"batch_size":%d,"preprocessing_ms":%b,"inference_ms":%.3f,'
-        b'"postprocessing_ms":%b,"device":%b}'
-        % (
-            head,
-            (time.monotonic() - call.received) * 1000,
-            pending.size,
-            _ms(pending.preprocess_s),
-            pending.predict_s * 1000,
-            _ms(pending.postprocess_s),
-            b"null" if device is None else b'"%b"' % device.encode("ascii"),
-        )
+def _meta_end(times: Times, device: str) -> bytes:
+    return b'"preprocessing_ms":%b,"inference_ms":%.3f,"postprocessing_ms":%b,"device":"%b"}' % (
+        _ms(times.preprocess_s),
+        times.predict_s * 1000,
+        _ms(times.postprocess_s),
+        device.encode("ascii"),
     )
 
 
-def _server_timing(pending: PendingRequest) -> bytes:
-    parts = [b"queue;dur=%.3f" % ((pending.queue_s or 0.0) * 1000)]
-    if pending.preprocess_s is not None:
-        parts.append(b"pre;dur=%.3f" % (pending.preprocess_s * 1000))
-    parts.append(b"predict;dur=%.3f" % (pending.predict_s * 1000))
-    if pending.postprocess_s is not None:
-        parts.append(b"post;dur=%.3f" % (pending.postprocess_s * 1000))
-    parts.append(b'batch;desc="%d"' % pending.executed)
+def _timing_end(times: Times) -> bytes:
+    parts: list[bytes] = []
+    if times.preprocess_s is not None:
+        parts.append(b"pre;dur=%.3f" % (times.preprocess_s * 1000))
+    parts.append(b"predict;dur=%.3f" % (times.predict_s * 1000))
+    if times.postprocess_s is not None:
+        parts.append(b"post;dur=%.3f" % (times.postprocess_s * 1000))
+    parts.append(b'batch;desc="%d"' % times.executed)
     return b", ".join(parts)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from thalamus_lite.http.messages import Response, json_response
+from thalamus_lite.http.response import Response, json_response
 from thalamus_lite.serving import status
 
 if TYPE_CHECKING:
-    from thalamus_lite.http.messages import Request
+    from thalamus_lite.http.request import Request
     from thalamus_lite.serving.service import Service
     from thalamus_lite.serving.snapshot import Snapshots
 

@@ -21,7 +21,7 @@ def routes(
 ) -> list[Route]:
     probes = Probes(service, snapshots, lazy)
     management = Management(service)
-    predict = PredictRoute(service, settings.max_body_bytes)
+    predicting = PredictRoute(service, settings.max_body_bytes)
     table = [
         Route("GET", "/health", probes.health, Access.PUBLIC),
         Route("GET", "/ready", probes.ready, Access.PUBLIC),
@@ -31,7 +31,7 @@ def routes(
         Route("GET", "/schema", management.schemas),
         Route("GET", "/schema/{id}", management.schema),
         Route("GET", "/schema/{id}/versions", management.versions),
-        Route("POST", "/predict", predict),
+        Route("POST", "/predict", predicting.predict),
         Route("POST", "/cache/clear", management.clear_cache, Access.ADMIN),
         Route("POST", "/models/{id}/unload", management.unload, Access.ADMIN),
         Route("POST", "/models/{id}/load", management.load, Access.ADMIN),

@@ -56,6 +56,11 @@ class Batcher:
         self.disconnects = Disconnects(loop, lambda: self.clock(), self._tasks.spawn, self.cancel)
         self._arrived = self.disconnects.arrived
 
+    @property
+    def unanswered(self) -> int:
+        """Requests without an answer; a stream is its reader's to count."""
+        return sum(len(group.live) for group in self._groups.values() if not group.streams)
+
     def add(self, group: LaneGroup) -> None:
         """Take a loaded model into service."""
         group.queue = self.scheduler.add(
@@ -71,15 +76,16 @@ class Batcher:
         for ticket in self.scheduler.remove(group.queue, self.clock()):
             self._finish(ticket, ModelUnloading())
 
-    def submit(self, pending: PendingRequest) -> None:
+    def submit(self, pending: PendingRequest, group: LaneGroup) -> None:
         """Queue a request; its ``future`` is done when it is answered.
 
         Raises:
             QueueFull, RequestTooLarge, DeadlineExceeded: refused, and nothing was queued.
         """
         now = self.clock()
-        group = pending.group
+        pending.group = group
         self.scheduler.arrive(group.queue, pending, now)
+        pending.future = self.loop.create_future()
         group.live.add(pending)
         if pending.deadline is not None:
             pending.timer = self.loop.call_later(
@@ -150,7 +156,7 @@ class Batcher:
         group.running += 1
         if group.streams:
             pending: PendingRequest = batch.chunks[0].ticket  # type: ignore[assignment]
-            pending.started(batch)
+            pending.begin_stream(batch)
             ended = functools.partial(self._stream_ended, batch, group)
             if group.on_loop:
                 self._run_task(batch, group, stream_on_loop(pending, group, lane, ended))
@@ -194,18 +200,18 @@ class Batcher:
 
     def _complete(self, batch: Batch, group: LaneGroup, report: Report) -> None:
         now = self.clock()
+        report.times.executed = batch.size
         for index, chunk in enumerate(batch.chunks):
-            pending: PendingRequest = chunk.ticket  # type: ignore[assignment]
-            pending.collect(chunk, report, index, batch)
+            chunk.ticket.collect(chunk, report, index, batch)  # type: ignore[attr-defined]
         for size in report.oom_sizes:
             self.scheduler.shrink(group.queue, size, now)
         if report.clean:
-            self.scheduler.done(batch, now, took_s=report.seconds)
+            self.scheduler.done(batch, now, took_s=report.times.seconds)
         else:
             self.scheduler.done(batch, now, ran=0)
         self._lane_done(batch, group, now)
         for chunk in batch.chunks:
-            pending = chunk.ticket  # type: ignore[assignment]
+            pending: PendingRequest = chunk.ticket  # type: ignore[assignment]
             if pending.state is DONE:
                 self._finish(pending, pending.error)
         group.observe(batch, report)

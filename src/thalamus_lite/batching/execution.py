@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.batching.lane import Ran, as_outputs, outlive
 from thalamus_lite.batching.passes import Failed, Report, passes
+from thalamus_lite.batching.times import Times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -110,7 +111,8 @@ async def _pass_on_loop(lane: Lane, hooks: Hooks, inputs: list[Any]) -> Ran:
     if hooks.postprocess is not None:
         outputs = await call(lane, hooks.postprocess, outputs)
         post_s = clock() - predicted_at
-    return Ran(as_outputs(outputs, count), pre_s, predicted_at - predict_start, post_s)
+    times = Times(pre_s, predicted_at - predict_start, post_s)
+    return Ran(as_outputs(outputs, count), times)
 
 
 async def call(lane: Lane, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.batching.passes import Report
 from thalamus_lite.batching.ticket import QUEUED, Ticket
+from thalamus_lite.batching.times import NONE, Times
 from thalamus_lite.errors import ModelError
 
 if TYPE_CHECKING:
@@ -20,67 +21,63 @@ if TYPE_CHECKING:
 
 
 class PendingRequest(Ticket):
-    """One request between admission and answer.
+    """One request to a model, from its validation to its answer.
 
-    ``future`` is done once; results are in the other fields. Seconds are sums over the batches that
-    the request was part of; ``executed`` is the size of the largest.
+    ``received`` and ``deadline`` are monotonic seconds, ``disconnected`` waits for its client to
+    leave. ``group`` and ``future`` are set when it is submitted; the future is done once, and what
+    became of the request is in the other fields.
     """
 
     __slots__ = (
         "channel",
         "disconnected",
         "error",
-        "executed",
         "future",
         "group",
         "inputs",
         "outputs",
-        "postprocess_s",
-        "predict_s",
-        "preprocess_s",
         "queue_s",
+        "received",
+        "timeout_s",
         "timer",
+        "times",
         "watcher",
     )
 
     def __init__(
         self,
-        group: LaneGroup,
         inputs: list[Any],
-        deadline: float | None,
-        future: asyncio.Future[None],
+        received: float = 0.0,
+        timeout_s: float | None = None,
         disconnected: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        Ticket.__init__(self, len(inputs), deadline)
-        self.group = group
+        Ticket.__init__(self, len(inputs), None if timeout_s is None else received + timeout_s)
         self.inputs = inputs
-        self.future = future
+        self.received = received
+        self.timeout_s = timeout_s
         self.disconnected = disconnected
+        self.group: LaneGroup = None  # type: ignore[assignment]
+        self.future: asyncio.Future[None] = None  # type: ignore[assignment]
         self.channel: Channel | None = None
         self.outputs: list[Any] = []
         self.error: ThalamusError | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.watcher: asyncio.Task[None] | None = None
-        self.queue_s: float | None = None
-        self.preprocess_s: float | None = None
-        self.predict_s = 0.0
-        self.postprocess_s: float | None = None
-        self.executed = 0
+        self.queue_s = 0.0
+        self.times = NONE
 
-    def started(self, batch: Batch) -> None:
-        """The first batch with a part of this request begins to run."""
-        if self.queue_s is None:
-            self.queue_s = batch.started_at - self.enqueued_at
-        self.executed = max(self.executed, batch.size)
+    def begin_stream(self, batch: Batch) -> None:
+        """The one batch of a stream begins to run."""
+        self.queue_s = batch.started_at - self.enqueued_at
+        self.times = Times(executed=batch.size)
 
     def collect(self, chunk: Chunk, report: Report, index: int, batch: Batch) -> None:
         """Take this request's part of a finished batch."""
-        self.started(batch)
-        self.predict_s += report.predict_s
-        if report.preprocess_s is not None:
-            self.preprocess_s = (self.preprocess_s or 0.0) + report.preprocess_s
-        if report.postprocess_s is not None:
-            self.postprocess_s = (self.postprocess_s or 0.0) + report.postprocess_s
+        if self.times is NONE:
+            self.queue_s = batch.started_at - self.enqueued_at
+            self.times = report.times
+        else:
+            self.times += report.times
         outputs = report.outputs[index]
         if outputs is None:
             self.failed = True
@@ -109,8 +106,10 @@ class LaneGroup:
         idempotent: bool,
         streams: bool,
         on_loop: bool,
+        device: str = "cpu",
     ) -> None:
         self.key = key
+        self.device = device
         self.lanes = lanes
         self.hooks = hooks
         self.queue_policy = queue_policy

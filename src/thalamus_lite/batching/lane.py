@@ -25,6 +25,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from thalamus_lite.batching.times import Times
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -37,12 +39,10 @@ _log = logging.getLogger("thalamus_lite")
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What one pass through the hooks gave; seconds, None where a hook does not exist."""
+    """What one pass through the hooks gave."""
 
     outputs: list[Any]
-    preprocess_s: float | None
-    predict_s: float
-    postprocess_s: float | None
+    times: Times
 
 
 class WrongOutputs(Exception):
@@ -180,7 +180,7 @@ class Hooks:
         waited_s = clock() - waited_from
         # Named here so that nothing of this pass is released before the event (rule 3).
         del inputs, prepared, predicted, outputs
-        return Ran(listed, pre_s, predicted_at - predict_start + waited_s, post_s)
+        return Ran(listed, Times(pre_s, predicted_at - predict_start + waited_s, post_s))
 
 
 def outlive(stream: Stream) -> None:

@@ -49,6 +49,7 @@ class ModelQueue:
         "held_until",
         "key",
         "lanes",
+        "max_depth",
         "policy",
         "rebound",
         "shares",
@@ -69,6 +70,8 @@ class ModelQueue:
         self.lanes: list[LaneSlot] = []
         self.waiting = Fifo()
         self.depth = 0
+        # More than this has to be looked at before it is admitted.
+        self.max_depth = policy.max_queue_size
         self.free = 0
         # Every share with a free lane has entered its device's heap.
         self.active = False
@@ -81,6 +84,11 @@ class ModelQueue:
     def effective_max_batch(self) -> int:
         """The most inputs one ``predict`` call sees now; 1 where requests are not merged."""
         return self.ceiling.now if self.policy.merges else 1
+
+    def close(self) -> None:
+        """Admit nothing any more."""
+        self.closed = True
+        self.max_depth = -1
 
     def activate(self) -> None:
         """Compete for every device on which there is a free lane."""
@@ -233,12 +241,17 @@ class ModelQueue:
 
     def _whole(self, ticket: Ticket) -> Chunk:
         """All that is left of a ticket."""
-        start = ticket.taken
-        self._forget(ticket)
-        ticket.taken = ticket.size
+        start, size = ticket.taken, ticket.size
+        # As in `_forget`, without a call: each request passes here.
+        self.waiting.remove(ticket)
+        self.depth -= size - start
+        ticket.queue = None
+        if ticket.deadline is not None:
+            self._deadlines.discard(ticket)
+        ticket.taken = size
         ticket.state = RUNNING
         ticket.pending_chunks += 1
-        return Chunk(ticket, start, ticket.size)
+        return Chunk(ticket, start, size)
 
     def _part(self, ticket: Ticket, count: int) -> Chunk:
         """One chunk a turn: the rest of a long request waits behind the others."""

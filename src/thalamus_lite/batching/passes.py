@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.batching.bisection import Bisection
 from thalamus_lite.batching.lane import Ran
+from thalamus_lite.batching.times import Times
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -36,35 +37,22 @@ class Failed:
 class Report:
     """What became of a batch: for each unit its outputs or its error.
 
-    Seconds are sums over all passes. ``oom_sizes`` are batch sizes that were too large for the
+    ``times`` are sums over all passes. ``oom_sizes`` are batch sizes that were too large for the
     memory, each by the proof of its halves.
     """
 
     outputs: list[list[Any] | None]
     errors: list[BaseException | None]
-    preprocess_s: float | None = None
-    predict_s: float = 0.0
-    postprocess_s: float | None = None
+    times: Times = field(default_factory=Times)
     passes: int = 0
     oom_sizes: list[int] = field(default_factory=list)
     largest_oom: int = 0
     fatal: BaseException | None = None
 
     @property
-    def seconds(self) -> float:
-        return (self.preprocess_s or 0.0) + self.predict_s + (self.postprocess_s or 0.0)
-
-    @property
     def clean(self) -> bool:
         """All went well in one pass."""
         return self.passes == 1 and self.outputs[0] is not None
-
-    def add(self, ran: Ran) -> None:
-        self.predict_s += ran.predict_s
-        if ran.preprocess_s is not None:
-            self.preprocess_s = (self.preprocess_s or 0.0) + ran.preprocess_s
-        if ran.postprocess_s is not None:
-            self.postprocess_s = (self.postprocess_s or 0.0) + ran.postprocess_s
 
 
 def passes(
@@ -140,7 +128,7 @@ def _halving(
     ran = yield inputs.copy()
     report.passes += 1
     if isinstance(ran, Ran):
-        report.add(ran)
+        report.times += ran.times
         return ran.outputs
     if ran.fatal:
         report.fatal = ran.error

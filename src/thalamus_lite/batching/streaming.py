@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     Ended = Callable[[BaseException | None, bool], None]
 
 
-class _Times:
-    """Sums over the outputs, in seconds."""
+class _Sums:
+    """Seconds, over all outputs."""
 
     __slots__ = ("finish_s", "predict_s")
 
@@ -39,10 +39,11 @@ class _Times:
         """What comes after ``predict`` is ``postprocess``, or else the wait for the device, which
         is ``predict``'s.
         """
+        times = pending.times
         if group.hooks[0].postprocess is None:
-            pending.predict_s = self.predict_s + self.finish_s
+            times.predict_s = self.predict_s + self.finish_s
         else:
-            pending.predict_s, pending.postprocess_s = self.predict_s, self.finish_s
+            times.predict_s, times.postprocess_s = self.predict_s, self.finish_s
 
 
 def stream_in_lane(
@@ -60,7 +61,7 @@ def stream_in_lane(
     assert channel is not None
     error: BaseException | None = None
     clock = time.perf_counter
-    times = _Times()
+    times = _Sums()
     try:
         hooks = group.hooks[group.lanes.index(lane)]
         start = clock()
@@ -100,7 +101,7 @@ def _preprocess(hooks: Hooks, pending: PendingRequest, start: float) -> Any:
     if hooks.preprocess is None:
         return pending.inputs
     prepared = hooks.preprocess(pending.inputs)
-    pending.preprocess_s = time.perf_counter() - start
+    pending.times.preprocess_s = time.perf_counter() - start
     return prepared
 
 
@@ -119,7 +120,7 @@ async def stream_on_loop(
     assert channel is not None
     error: BaseException | None = None
     clock = time.perf_counter
-    times = _Times()
+    times = _Sums()
     lane.awaiting_since = time.monotonic()
     try:
         hooks = group.hooks[group.lanes.index(lane)]
@@ -127,7 +128,7 @@ async def stream_on_loop(
         prepared: Any = pending.inputs
         if hooks.preprocess is not None:
             prepared = await call(lane, hooks.preprocess, pending.inputs)
-            pending.preprocess_s = clock() - start
+            pending.times.preprocess_s = clock() - start
         resumed = clock()
         outputs = hooks.predict(prepared)
         try:

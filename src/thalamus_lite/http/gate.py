@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from thalamus_lite.http.messages import Request
+    from thalamus_lite.http.request import Request
     from thalamus_lite.settings import Settings
 
 RECHECK_S = 1.0

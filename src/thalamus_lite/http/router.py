@@ -16,7 +16,8 @@ from thalamus_lite.errors import MethodNotAllowed, RouteNotFound
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from thalamus_lite.http.messages import EventStream, Request, Response
+    from thalamus_lite.http.request import Request
+    from thalamus_lite.http.response import EventStream, Response
 
     Handler = Callable[[Request], Awaitable["Response | EventStream"]]
 

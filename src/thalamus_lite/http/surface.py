@@ -7,7 +7,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.errors import ThalamusError
-from thalamus_lite.http.messages import EmptyResponse, Request, RequestIds, error_response
+from thalamus_lite.http.request import Request, RequestIds
+from thalamus_lite.http.response import EmptyResponse, EventStream, error_response
 from thalamus_lite.observability.logs import Throttle
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from thalamus_lite.http.asgi import Receive, Scope, Send
     from thalamus_lite.http.gate import Gate
-    from thalamus_lite.http.messages import EventStream, Response
+    from thalamus_lite.http.response import Response
     from thalamus_lite.http.router import Router
 
 _log = logging.getLogger("thalamus_lite")
@@ -45,11 +46,17 @@ class Surface:
         self._ids = RequestIds()
         self._throttle = Throttle(LINES_A_SECOND)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, self._ids)
         started = time.perf_counter() if self._observe is not None else 0.0
         try:
-            response = await self._respond(request)
+            resource = self._router.find(request)
+            response: Response | EventStream
+            if request.method == "OPTIONS":
+                response = EmptyResponse([(b"allow", resource.allow.encode("ascii"))])
+            else:
+                self._gate.check(request, resource.access)
+                response = await resource.handler(request.method)(request)
         except ThalamusError as error:
             self._log_failure(request, error)
             response = error_response(error, request.request_id)
@@ -62,7 +69,13 @@ class Surface:
             self._log_failure(request, unexpected)
             response = error_response(unexpected, request.request_id)
         try:
-            await response.send(request, send)
+            if isinstance(response, EventStream):
+                await response.send(request, send)
+            else:
+                # Without a coroutine of its own.
+                start, body = response.messages(request)
+                await send(start)
+                await send(body)
         except ThalamusError as error:
             self._log_failure(request, error)
         except OSError:
@@ -90,13 +103,6 @@ class Surface:
             fields["lines_held_back"] = held_back
         level = logging.ERROR if type(error) is ThalamusError else logging.WARNING
         _log.log(level, "request failed: %s", error, extra=fields, exc_info=error.__cause__)
-
-    async def _respond(self, request: Request) -> Response | EventStream:
-        resource = self._router.find(request)
-        if request.method == "OPTIONS":
-            return EmptyResponse([(b"allow", resource.allow.encode("ascii"))])
-        self._gate.check(request, resource.access)
-        return await resource.handler(request.method)(request)
 
 
 def log_fields(request: Request, code: str) -> dict[str, str]:

@@ -145,6 +145,8 @@ class RecordType:
         Raises:
             ModelError: one is not of the output type, or not finite, or cannot be serialised.
         """
+        if len(outputs) == 1:
+            return self.dump_one(outputs[0])
         return b",".join([self.dump_one(output) for output in outputs])
 
     def dump_one(self, output: Any) -> bytes:
@@ -155,7 +157,8 @@ class RecordType:
                 serializer = self.one.serializer
                 output = self.one.validator.validate_python(output)
             written: bytes = serializer.to_json(output, warnings=False)
-            if b"null" in written:
+            # Not `in`, which looks for a number first.
+            if written.find(b"null") >= 0:
                 if self._speaks_of_non_finite:
                     _refuse_hidden(output, _INF_NAN in _config(self.kind))
                 else:

@@ -29,7 +29,7 @@ from prometheus_client import (
 from thalamus_lite.observability import tallies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from thalamus_lite.errors import ThalamusError
 
@@ -64,27 +64,64 @@ class ModelMetrics:
 
     def __init__(self, metrics: Metrics, model_id: str) -> None:
         self._requests = {status: metrics.requests.labels(model_id, status) for status in STATUSES}
-        self.ok: Callable[[], None] = self._requests["ok"].inc
-        self.latency: Callable[[float], None] = metrics.latency.labels(model_id).observe
-        self.batch_size: Callable[[float], None] = metrics.batch_size.labels(model_id).observe
-        self.preprocessing: Callable[[float], None] = metrics.preprocessing.labels(model_id).observe
-        self.inference: Callable[[float], None] = metrics.inference.labels(model_id).observe
-        self.postprocessing: Callable[[float], None] = metrics.postprocessing.labels(
+        self._ok: Callable[[], None] = self._requests["ok"].inc
+        self._each_request: Any = [
+            family.labels(model_id)
+            for family in (
+                metrics.latency,
+                metrics.batch_size,
+                metrics.queue_wait,
+                metrics.inference,
+            )
+        ]
+        self._observe_four = _observe_four if metrics.shared else tallies.observe_four
+        self._preprocessing: Callable[[float], None] = metrics.preprocessing.labels(
             model_id
         ).observe
-        self.queue_wait: Callable[[float], None] = metrics.queue_wait.labels(model_id).observe
-        self.executed: Callable[[float], None] = metrics.executed.labels(model_id).observe
-        self.reruns: Callable[[float], None] = metrics.reruns.labels(model_id).inc
+        self._postprocessing: Callable[[float], None] = metrics.postprocessing.labels(
+            model_id
+        ).observe
+        self._executed: Callable[[float], None] = metrics.executed.labels(model_id).observe
+        self._reruns: Callable[[float], None] = metrics.reruns.labels(model_id).inc
         self._rejections = {
             reason: metrics.rejections.labels(model_id, reason) for reason in REJECTIONS
         }
 
+    def answered(
+        self,
+        latency_s: float,
+        size: int,
+        queue_s: float,
+        preprocess_s: float | None,
+        predict_s: float,
+        postprocess_s: float | None,
+    ) -> None:
+        """Count a request that was answered with outputs; None where there is no such hook."""
+        self._ok()
+        self._observe_four(self._each_request, latency_s, size, queue_s, predict_s)
+        if preprocess_s is not None:
+            self._preprocessing(preprocess_s)
+        if postprocess_s is not None:
+            self._postprocessing(postprocess_s)
+
+    def ran(self, size: int, passes: int) -> None:
+        """Count a batch that was run; ``passes`` above 1 isolated a failure."""
+        self._executed(size)
+        if passes > 1:
+            self._reruns(passes - 1)
+
     def failed(self, error: ThalamusError) -> None:
+        """Count a request that was answered with an error."""
         status = _BY_CODE.get(error.code, "unavailable" if error.status == 503 else "error")
         self._requests[status].inc()
         rejection = self._rejections.get(error.code)
         if rejection is not None:
             rejection.inc()
+
+
+def _observe_four(series: Sequence[Histogram], *values: float) -> None:
+    for one, value in zip(series, values, strict=True):
+        one.observe(value)
 
 
 class Metrics:

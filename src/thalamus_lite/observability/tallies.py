@@ -51,6 +51,19 @@ class Distribution:
         self.total += value
 
 
+def observe_four(series: Sequence[Distribution], a: float, b: float, c: float, d: float) -> None:
+    """A value for each of four distributions: one call and no loop, for every request."""
+    one, two, three, four = series
+    one.counts[bisect_left(one.bounds, a)] += 1
+    one.total += a
+    two.counts[bisect_left(two.bounds, b)] += 1
+    two.total += b
+    three.counts[bisect_left(three.bounds, c)] += 1
+    three.total += c
+    four.counts[bisect_left(four.bounds, d)] += 1
+    four.total += d
+
+
 class Counter:
     """A counter with labels; the same calls as prometheus_client's."""
 

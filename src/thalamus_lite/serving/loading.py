@@ -71,6 +71,7 @@ async def load(loaded: Loaded, context: Context) -> LaneGroup:
             idempotent=spec.policy.idempotent,
             streams=spec.streams,
             on_loop=spec.hooks.kind.on_loop,
+            device=loaded.device,
         )
         await warm_up(spec, group)
     except BaseException:

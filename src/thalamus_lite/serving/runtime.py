@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from thalamus_lite.batching.group import LaneGroup
-    from thalamus_lite.batching.passes import Report
-    from thalamus_lite.batching.ticket import Batch
     from thalamus_lite.model.spec import ModelSpec
     from thalamus_lite.serving.loading import Context
 
@@ -49,7 +47,7 @@ class ModelRuntime:
         self.state = State.REGISTERED
         self.quarantined = self._starting = self._abandoned = False
         self.error: str | None = None
-        self.inflight = 0
+        self.held = 0
         self.group: LaneGroup | None = None
         self.device: str | None = None
         self.clock: Callable[[], float] = time.monotonic
@@ -60,6 +58,12 @@ class ModelRuntime:
         self._waiting_inputs = 0
         self._slot: asyncio.Semaphore | None = None
         self.cause: BaseException | None = None
+
+    @property
+    def inflight(self) -> int:
+        """Requests that are not answered, and streams that are not read to their end."""
+        group = self.group
+        return self.held + (0 if group is None or group.streams else len(group.live))
 
     @property
     def instance(self) -> Any:
@@ -274,14 +278,9 @@ class ModelRuntime:
         return self._backoff.left_s(self.clock()) if self.state is State.FAILED else None
 
     def _observe(self, group: LaneGroup) -> None:
-        metrics = self._context.metrics.model(self.spec.id)
-
-        def observe(batch: Batch, report: Report | None) -> None:
-            metrics.executed(batch.size)
-            if report is not None and report.passes > 1:
-                metrics.reruns(report.passes - 1)
-
-        group.observe = observe
+        ran = self._context.metrics.model(self.spec.id).ran
+        # A stream, which has no report, is never run again.
+        group.observe = lambda batch, report: ran(batch.size, report.passes if report else 1)
 
     def _on_hung(self) -> None:
         self.quarantined = True

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.batching.channel import Channel
-from thalamus_lite.batching.group import PendingRequest
 from thalamus_lite.errors import (
     ClientDisconnected,
     DeadlineExceeded,
@@ -20,29 +19,14 @@ from thalamus_lite.serving.runtime import ModelRuntime
 from thalamus_lite.serving.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Iterator
 
     from thalamus_lite.batching.batcher import Batcher
-    from thalamus_lite.batching.group import LaneGroup
+    from thalamus_lite.batching.group import LaneGroup, PendingRequest
     from thalamus_lite.model.registry import Registry
     from thalamus_lite.model.spec import ModelSpec
-    from thalamus_lite.observability.metrics import Metrics, ModelMetrics
+    from thalamus_lite.observability.metrics import Metrics
     from thalamus_lite.serving.loading import Context
-
-
-@dataclass(slots=True)
-class Call:
-    """One validated request on its way. ``received`` and ``deadline`` are monotonic seconds."""
-
-    spec: ModelSpec
-    inputs: list[Any]
-    received: float
-    timeout_s: float | None
-    disconnected: Callable[[], Awaitable[None]]
-
-    @property
-    def deadline(self) -> float | None:
-        return None if self.timeout_s is None else self.received + self.timeout_s
 
 
 class Service:
@@ -57,7 +41,7 @@ class Service:
         self.draining = False
         self.leaving = False
         self.failed_device = False
-        self.inflight = 0
+        self.held = 0
         self.started_at = time.monotonic()
         self._load_waiters: set[asyncio.Future[None]] = set()
 
@@ -98,87 +82,95 @@ class Service:
         if self.draining:
             raise Draining
 
-    async def predict(self, call: Call) -> PendingRequest:
-        """Run a request to its end; the outputs are in what is returned.
+    @property
+    def inflight(self) -> int:
+        """Requests that are not answered: in the batcher, or here, waiting for a load or read as a
+        stream.
+        """
+        return self.held + self.batcher.unanswered
+
+    def submit(self, spec: ModelSpec, pending: PendingRequest) -> bool:
+        """Queue a request, whose ``future`` is then done when it is answered; False where the model
+        is not up, and nothing was done.
 
         Raises:
             ThalamusError: what became of it instead. It is counted by the caller, see
             :meth:`refused`.
         """
-        runtime = self.runtime(call.spec)
-        self.inflight += 1
-        runtime.inflight += 1
-        try:
-            group = runtime.group
-            if group is None or runtime.state is not State.READY or runtime.quarantined:
-                group = await self._await_load(runtime, call)
-            pending = PendingRequest(
-                group,
-                call.inputs,
-                call.deadline,
-                self.batcher.loop.create_future(),
-                call.disconnected,
-            )
-            self.batcher.submit(pending)
-            try:
-                await pending.future
-            except asyncio.CancelledError:
-                self.batcher.cancel(pending, ClientDisconnected())
-                raise
-            return pending
-        finally:
-            runtime.inflight -= 1
-            self.inflight -= 1
+        runtime = self.runtime(spec)
+        group = runtime.group
+        if group is None or runtime.state is not State.READY or runtime.quarantined:
+            return False
+        self.batcher.submit(pending, group)
+        return True
 
-    async def stream(self, call: Call) -> AsyncGenerator[tuple[PendingRequest, list[Any]], None]:
+    async def submit_when_up(self, spec: ModelSpec, pending: PendingRequest) -> None:
+        """The same for a model that is not up, but may be soon."""
+        runtime = self.runtime(spec)
+        with self._holding(runtime):
+            group = await self._await_load(runtime, pending)
+        self.batcher.submit(pending, group)
+
+    def abandon(self, pending: PendingRequest) -> None:
+        """Nobody waits for a request any more."""
+        if pending.future is not None:
+            self.batcher.cancel(pending, ClientDisconnected())
+
+    async def stream(
+        self, spec: ModelSpec, pending: PendingRequest
+    ) -> AsyncGenerator[list[Any], None]:
         """Run a request of a streaming model: its outputs as they come, several at once where they
-        pile up.
+        pile up, and an empty list behind the last.
 
         Closing the iterator early closes the model's generator.
         """
-        runtime = self.runtime(call.spec)
-        self.inflight += 1
-        runtime.inflight += 1
-        pending: PendingRequest | None = None
+        runtime = self.runtime(spec)
         watcher: asyncio.Task[None] | None = None
-        try:
-            group = runtime.group
-            if group is None or runtime.state is not State.READY or runtime.quarantined:
-                group = await self._await_load(runtime, call)
-            loop = self.batcher.loop
-            pending = PendingRequest(group, call.inputs, call.deadline, loop.create_future())
-            pending.channel = channel = Channel(loop)
-            self.batcher.submit(pending)
-            watcher = loop.create_task(self._watch(call, pending))
+        with self._holding(runtime):
             try:
-                deadline = call.deadline
+                pending.channel = channel = Channel(self.batcher.loop)
+                if not self.submit(spec, pending):
+                    self.batcher.submit(pending, await self._await_load(runtime, pending))
+                watcher = self.batcher.loop.create_task(self._watch(pending))
+                deadline = pending.deadline
                 first_s = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-                async for items in channel.batches(call.timeout_s, first_s):
-                    yield pending, items
+                async for items in channel.batches(pending.timeout_s, first_s):
+                    yield items
+                yield []
             except TimeoutError:
                 raise DeadlineExceeded from None
-            yield pending, []
-        finally:
-            if watcher is not None:
-                watcher.cancel()
-            if pending is not None:
-                self.batcher.cancel(pending, ClientDisconnected())
-            runtime.inflight -= 1
-            self.inflight -= 1
+            finally:
+                if watcher is not None:
+                    watcher.cancel()
+                self.abandon(pending)
 
-    async def _watch(self, call: Call, pending: PendingRequest) -> None:
-        await call.disconnected()
+    @contextmanager
+    def _holding(self, runtime: ModelRuntime) -> Iterator[None]:
+        self.held += 1
+        runtime.held += 1
+        try:
+            yield
+        finally:
+            runtime.held -= 1
+            self.held -= 1
+
+    async def _watch(self, pending: PendingRequest) -> None:
+        assert pending.disconnected is not None
+        await pending.disconnected()
         self.batcher.cancel(pending, ClientDisconnected())
 
-    async def _await_load(self, runtime: ModelRuntime, call: Call) -> LaneGroup:
+    async def _await_load(self, runtime: ModelRuntime, pending: PendingRequest) -> LaneGroup:
         """Wait for a model that is not loaded, as long as the deadline, the client and the drain
         allow.
         """
-        load = asyncio.ensure_future(runtime.serving(len(call.inputs)))
-        gone = asyncio.ensure_future(call.disconnected())
+        assert pending.disconnected is not None
+        load = asyncio.ensure_future(runtime.serving(pending.size))
+        gone = asyncio.ensure_future(pending.disconnected())
         turned_away: asyncio.Future[None] = self.batcher.loop.create_future()
         self._load_waiters.add(turned_away)
-        left_s = None if call.deadline is None else max(call.deadline - time.monotonic(), 0.0)
+        left_s = None
+        if pending.deadline is not None:
+            left_s = max(pending.deadline - time.monotonic(), 0.0)
         ends: list[asyncio.Future[Any]] = [load, gone, turned_away]
         try:
             await asyncio.wait(ends, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
@@ -196,20 +188,17 @@ class Service:
             # A load that was not waited for to its end has no other reader of its error.
             await asyncio.gather(*ends, return_exceptions=True)
 
-    def answered(self, call: Call, pending: PendingRequest) -> ModelMetrics:
+    def answered(self, spec: ModelSpec, pending: PendingRequest, latency_s: float) -> None:
         """Count a request that was answered with outputs."""
-        metrics = self.metrics.model(call.spec.id)
-        metrics.ok()
-        metrics.latency(time.monotonic() - call.received)
-        metrics.batch_size(pending.size)
-        metrics.inference(pending.predict_s)
-        if pending.queue_s is not None:
-            metrics.queue_wait(pending.queue_s)
-        if pending.preprocess_s is not None:
-            metrics.preprocessing(pending.preprocess_s)
-        if pending.postprocess_s is not None:
-            metrics.postprocessing(pending.postprocess_s)
-        return metrics
+        times = pending.times
+        self.metrics.model(spec.id).answered(
+            latency_s,
+            pending.size,
+            pending.queue_s,
+            times.preprocess_s,
+            times.predict_s,
+            times.postprocess_s,
+        )
 
     def refused(self, spec: ModelSpec, error: ThalamusError) -> None:
         """Count a request that was answered with an error."""
