@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -61,16 +62,22 @@ async def call(
     target: bytes | str = b"/",
     headers: Iterable[tuple[bytes, bytes]] = (KEY,),
     messages: Iterable[dict[str, Any]] = ({"type": "http.request"},),
+    stays: bool = False,
     **scope: Any,
 ) -> Answer:
-    """One request, its target as it stands on the wire; after ``messages`` the client is gone."""
+    """One request, its target as it stands on the wire; after ``messages`` the client is gone,
+    unless it ``stays``.
+    """
     raw = target.encode() if isinstance(target, str) else target
     path, _, query = raw.partition(b"?")
     left = iter(messages)
     answer = Answer()
 
     async def receive() -> Message:
-        return next(left, {"type": "http.disconnect"})
+        message = next(left, None)
+        if message is None and stays:
+            await asyncio.Event().wait()
+        return message or {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
         answer.take(message)

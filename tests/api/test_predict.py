@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -525,3 +527,27 @@ async def test_request_that_the_server_cancels_is_counted_and_forgotten(zoo: Mod
         assert (await task).status == 200
         metrics = (await client.get("/metrics")).text
         assert 'thalamus_requests_total{model="slow",status="cancelled"} 1.0' in metrics
+
+
+async def test_request_that_waits_keeps_neither_its_body_nor_what_was_read_from_it(
+    zoo: ModuleType, driver: ModuleType
+) -> None:
+    app = zoo.make_app()
+    async with AsyncClient(app) as client:
+        try:
+            running = slow(client, "wait")
+            await entered(app)
+            # Unknown fields are read and not kept; the space makes the body no constant.
+            body = b"%b " % b'{"model":"slow","inputs":[{"text":"x","not kept":["unknown"]}]}'
+            messages = [{"type": "http.request", "body": body, "more_body": False}]
+            held = sys.getrefcount(body)
+            task = asyncio.ensure_future(
+                driver.call(app, "POST", "/predict", [driver.KEY], messages, stays=True)
+            )
+            while (await client.get("/capacity")).json()["inflight_requests"] < 2:
+                pass
+            assert sys.getrefcount(body) == held
+            assert not any(type(o) is list and o == ["unknown"] for o in gc.get_objects())
+        finally:
+            app.blocker.open.set()
+        assert (await running.answer()).status == (await task).status == 200

@@ -40,7 +40,8 @@ class PredictRoute:
     async def predict(self, request: Request) -> Response | EventStream:
         received = time.monotonic()
         service = self._service
-        service.check_open()
+        if service.draining or service.failed_device:
+            service.check_open()
         body = await request.body(self._limit)
         model_id, version, inputs = _read(decode_rounded(body))
         spec = service.registry.resolve(model_id, version)
@@ -48,19 +49,21 @@ class PredictRoute:
         try:
             if spec.inputs.tells_rounded_integers and has_long_integer(body):
                 inputs = _read(decode(body))[2]
+            timeout_s = spec.policy.timeout_s
+            if b"x-timeout-ms" in request.headers:
+                timeout_s = _timeout_s(request, timeout_s)
             streams = spec.streams
-            events = request.accepts_event_stream()
+            events = b"accept" in request.headers and request.accepts_event_stream()
             if events and not streams and not request.accepts_json():
                 raise NotAcceptable
             if len(inputs) > spec.policy.max_queue_size:
                 # Before the validation: what no queue can hold need not be read either.
                 raise RequestTooLarge
             pending = PendingRequest(
-                spec.inputs.validate(inputs),
-                received,
-                _timeout_s(request, spec),
-                request.disconnected,
+                spec.inputs.validate(inputs), received, timeout_s, request.disconnected
             )
+            # It may wait long, and what was read is no more needed.
+            del body, inputs
             if streams:
                 if events:
                     return await self._events(spec, pending)
@@ -89,7 +92,7 @@ class PredictRoute:
         response.headers.append(
             (b"server-timing", b"queue;dur=%.3f, %b" % (pending.queue_s * 1000, timing))
         )
-        self._service.answered(spec, pending, latency_s)
+        pending.group.answered(pending, latency_s)
         return response
 
     async def _collect(self, spec: ModelSpec, pending: PendingRequest) -> Response:
@@ -126,7 +129,7 @@ class PredictRoute:
                     raise error
                 items = await anext(stream, None)
             latency_s = time.monotonic() - pending.received
-            self._service.answered(spec, pending, latency_s)
+            pending.group.answered(pending, latency_s)
             meta = b'%b"latency_ms":%.3f,"batch_size":%d,%b' % (
                 spec.meta_head, latency_s * 1000, pending.size, self._written.of(pending)[0],
             )  # fmt: skip
@@ -204,18 +207,14 @@ def _detail(loc: list[str], msg: str, kind: str) -> dict[str, Any]:
     return {"loc": loc, "msg": msg, "type": kind}
 
 
-def _timeout_s(request: Request, spec: ModelSpec) -> float | None:
-    """The lesser of the model's and the request's own time.
+def _timeout_s(request: Request, own: float | None) -> float:
+    """The lesser of the model's ``own`` time and what the request asks for.
 
     Raises:
         ValidationFailed: ``X-Timeout-Ms`` is no number above 0, or more than a day.
     """
-    own = spec.policy.timeout_s
-    header = request.headers.get(b"x-timeout-ms")
-    if header is None:
-        return own
     try:
-        asked = float(header)
+        asked = float(request.headers[b"x-timeout-ms"])
     except ValueError:
         asked = 0.0
     if not 0 < asked <= LONGEST_TIMEOUT_MS:

@@ -123,6 +123,8 @@ class LaneGroup:
         self.tasks: dict[int, tuple[Batch, asyncio.Task[None]]] = {}
         self.on_hung: Callable[[], None] = _nothing
         self.on_recovered: Callable[[], None] = _nothing
+        # Told of each request that was answered with outputs, and its seconds.
+        self.answered: Callable[[PendingRequest, float], None] = _observe_nothing
         # The report is None for a stream.
         self.observe: Callable[[Batch, Report | None], None] = _observe_nothing
         self._idle: asyncio.Future[None] | None = None
@@ -186,5 +188,5 @@ def _nothing() -> None:
     return None
 
 
-def _observe_nothing(batch: Batch, report: Report | None) -> None:
+def _observe_nothing(_what: object, _detail: object) -> None:
     return None

@@ -83,7 +83,8 @@ class Gate:
         """
         if access == Access.PUBLIC:
             return
-        keys = self._keys(access)
+        plain = access == Access.KEY and self._file is None
+        keys = self._key if plain else self._keys(access)
         if not keys:
             raise AuthNotConfigured
         offered = _offered(request)

@@ -56,7 +56,9 @@ class Surface:
                 response = EmptyResponse([(b"allow", resource.allow.encode("ascii"))])
             else:
                 self._gate.check(request, resource.access)
-                response = await resource.handler(request.method)(request)
+                method = request.method
+                handler = resource.handlers.get(method) or resource.handler(method)
+                response = await handler(request)
         except ThalamusError as error:
             self._log_failure(request, error)
             response = error_response(error, request.request_id)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prometheus_client import (
     REGISTRY,
@@ -59,6 +59,39 @@ REJECTIONS = (
 _OPEN_METRICS = "application/openmetrics-text"
 
 
+class HookTimes(Protocol):
+    """Seconds; None where there is no such hook."""
+
+    preprocess_s: float | None
+    predict_s: float
+    postprocess_s: float | None
+
+
+class Answered(Protocol):
+    """A request, as far as the metrics know it."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def queue_s(self) -> float: ...
+    @property
+    def times(self) -> HookTimes: ...
+
+
+class Ran(Protocol):
+    """A batch, as far as the metrics know it."""
+
+    @property
+    def size(self) -> int: ...
+
+
+class Passes(Protocol):
+    """What became of it: passes beyond the first were run to isolate a failure."""
+
+    @property
+    def passes(self) -> int: ...
+
+
 class ModelMetrics:
     """The children of one model, each a bound method: nothing is looked up on the hot path."""
 
@@ -87,28 +120,23 @@ class ModelMetrics:
             reason: metrics.rejections.labels(model_id, reason) for reason in REJECTIONS
         }
 
-    def answered(
-        self,
-        latency_s: float,
-        size: int,
-        queue_s: float,
-        preprocess_s: float | None,
-        predict_s: float,
-        postprocess_s: float | None,
-    ) -> None:
-        """Count a request that was answered with outputs; None where there is no such hook."""
+    def answered(self, request: Answered, latency_s: float) -> None:
+        """Count a request that was answered with outputs."""
+        times = request.times
         self._ok()
-        self._observe_four(self._each_request, latency_s, size, queue_s, predict_s)
-        if preprocess_s is not None:
-            self._preprocessing(preprocess_s)
-        if postprocess_s is not None:
-            self._postprocessing(postprocess_s)
+        self._observe_four(
+            self._each_request, latency_s, request.size, request.queue_s, times.predict_s
+        )
+        if times.preprocess_s is not None:
+            self._preprocessing(times.preprocess_s)
+        if times.postprocess_s is not None:
+            self._postprocessing(times.postprocess_s)
 
-    def ran(self, size: int, passes: int) -> None:
-        """Count a batch that was run; ``passes`` above 1 isolated a failure."""
-        self._executed(size)
-        if passes > 1:
-            self._reruns(passes - 1)
+    def ran(self, batch: Ran, report: Passes | None) -> None:
+        """Count a batch that was run; a stream, which has no report, is never run again."""
+        self._executed(batch.size)
+        if report is not None and report.passes > 1:
+            self._reruns(report.passes - 1)
 
     def failed(self, error: ThalamusError) -> None:
         """Count a request that was answered with an error."""

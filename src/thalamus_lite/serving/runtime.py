@@ -278,9 +278,8 @@ class ModelRuntime:
         return self._backoff.left_s(self.clock()) if self.state is State.FAILED else None
 
     def _observe(self, group: LaneGroup) -> None:
-        ran = self._context.metrics.model(self.spec.id).ran
-        # A stream, which has no report, is never run again.
-        group.observe = lambda batch, report: ran(batch.size, report.passes if report else 1)
+        metrics = self._context.metrics.model(self.spec.id)
+        group.answered, group.observe = metrics.answered, metrics.ran
 
     def _on_hung(self) -> None:
         self.quarantined = True

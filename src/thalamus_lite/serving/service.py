@@ -97,7 +97,7 @@ class Service:
             ThalamusError: what became of it instead. It is counted by the caller, see
             :meth:`refused`.
         """
-        runtime = self.runtime(spec)
+        runtime = self.runtimes.get(spec.key) or self.runtime(spec)
         group = runtime.group
         if group is None or runtime.state is not State.READY or runtime.quarantined:
             return False
@@ -187,18 +187,6 @@ class Service:
                 end.cancel()
             # A load that was not waited for to its end has no other reader of its error.
             await asyncio.gather(*ends, return_exceptions=True)
-
-    def answered(self, spec: ModelSpec, pending: PendingRequest, latency_s: float) -> None:
-        """Count a request that was answered with outputs."""
-        times = pending.times
-        self.metrics.model(spec.id).answered(
-            latency_s,
-            pending.size,
-            pending.queue_s,
-            times.preprocess_s,
-            times.predict_s,
-            times.postprocess_s,
-        )
 
     def refused(self, spec: ModelSpec, error: ThalamusError) -> None:
         """Count a request that was answered with an error."""
