@@ -35,7 +35,6 @@ STEPS = (
     ("check the envelope", "api.predict", "_read"),
     ("find the model", "model.registry", "Registry.resolve"),
     ("validate the inputs", "model.records", "RecordType.validate"),
-    ("deadline", "api.predict", "_timeout_s"),
     ("make the pending request", "batching.group", "PendingRequest.__init__"),
     ("submit: admit and queue", "batching.batcher", "Batcher.submit"),
     ("dispatch: choose a batch", "batching.batcher", "Batcher._dispatch"),
@@ -49,7 +48,7 @@ STEPS = (
     ("finish: wake the request", "batching.batcher", "Batcher._finish"),
     ("encode the outputs", "model.records", "RecordType.dump"),
     ("write meta and Server-Timing", "api.predict", "PredictRoute._answer"),
-    ("count in metrics", "serving.service", "Service.answered"),
+    ("count in metrics", "observability.metrics", "ModelMetrics.answered"),
     ("make the response", "http.response", "Response.__init__"),
 )
 

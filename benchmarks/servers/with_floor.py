@@ -74,4 +74,7 @@ if __name__ == "__main__":
         http="httptools",
         access_log=False,
         log_level="warning",
+        # As thalamus-lite's own server has it.
+        proxy_headers=False,
+        server_header=False,
     )

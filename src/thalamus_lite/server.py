@@ -23,6 +23,12 @@ time. docs/performance.md has the figures.
 """
 
 
+UNUSED = {"proxy_headers": False, "server_header": False}
+"""Nothing here asks who the client is, and a name for the server is of use to nobody: they are
+uvicorn's work for every request.
+"""
+
+
 def tune_collector() -> None:
     """Switches of the whole process, for a process that does nothing but serve."""
     # What is imported by now stays for good, and need not be walked at each collection.
@@ -53,5 +59,5 @@ def run(app: Thalamus | str, *, host: str, port: int, workers: int = 1, **option
         access_log=False,
         log_level=level.lower(),
         lifespan="on",
-        **options,
+        **{**UNUSED, **options},
     )

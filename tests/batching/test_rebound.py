@@ -38,7 +38,7 @@ def test_clients_that_come_back_soon_are_waited_for() -> None:
     rebound.answered(8, now + 1, A)
     until = rebound.hold_until(now + 1)
     assert until is not None
-    assert 0.001 <= until - (now + 1) <= 0.0013
+    assert 0.001 <= until - (now + 1) <= 0.0014
 
 
 def test_the_hold_ends_when_all_are_back() -> None:
@@ -80,7 +80,22 @@ def test_a_hold_is_never_longer_than_three_quarters_of_the_fixed_cost() -> None:
 def test_one_client_that_is_gone_costs_no_longer_wait_than_the_others_need() -> None:
     rebound = Rebound()
     windows(rebound, [0.001] * 15 + [0.05])
-    assert 0.001 <= rebound.hold_for <= 0.0013
+    assert 0.001 <= rebound.hold_for <= 0.0014
+
+
+@pytest.mark.parametrize("late_s", [0.0018, 0.0022])
+def test_clients_that_are_late_together_now_and_then_are_waited_for(late_s: float) -> None:
+    a = 0.004
+    rebound = Rebound()
+    now = 0.0
+    for window in range(200):
+        now += 0.1
+        rebound.answered(32, now, a)
+        # They share one event loop, which is slow at times.
+        for _ in range(32):
+            rebound.arrived(1, now + (late_s if window % 20 == 19 else 0.0014))
+        if window > 40:
+            assert rebound.hold_for >= late_s
 
 
 def test_what_was_learned_is_forgotten_when_clients_change() -> None:
@@ -143,7 +158,7 @@ def test_a_slow_model_holds_no_longer_than_round_trips_are_counted() -> None:
         rebound.answered(4, now, 10.0)
         for delay in (0.01, 0.02, 0.1, 5.0):
             rebound.arrived(1, now + delay)
-    assert 0.1 <= rebound.hold_for <= 0.12
+    assert 0.1 <= rebound.hold_for <= 0.125
 
 
 def test_bucket_edges_span_every_delay_that_is_counted() -> None:

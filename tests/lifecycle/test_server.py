@@ -31,7 +31,7 @@ def test_serve_runs_uvicorn_with_a_lifespan_that_must_work(told: dict[str, Any])
     assert told["app"] is app
     assert (told["host"], told["port"], told["lifespan"]) == ("127.0.0.1", 0, "on")
     assert (told["http"], told["loop"]) == ("httptools", "uvloop")
-    assert told["access_log"] is False
+    assert told["access_log"] is told["proxy_headers"] is told["server_header"] is False
     assert told["configured"] == "WARNING"
     assert gc.get_freeze_count() > 0
     assert gc.get_threshold() == server.COLLECTOR_THRESHOLDS
@@ -41,8 +41,8 @@ def test_environment_says_the_log_level(
     told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("THALAMUS_LOG_LEVEL", "debug")
-    server.run("module:app", host="127.0.0.1", port=0, workers=2, proxy_headers=False)
-    assert (told["app"], told["workers"], told["proxy_headers"]) == ("module:app", 2, False)
+    server.run("module:app", host="127.0.0.1", port=0, workers=2, proxy_headers=True)
+    assert (told["app"], told["workers"], told["proxy_headers"]) == ("module:app", 2, True)
     assert told["log_level"] == "debug"
 
 

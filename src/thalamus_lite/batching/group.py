@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from thalamus_lite.errors import ThalamusError
 
 
+_NO_OUTPUTS: list[Any] = []
+
+
 class PendingRequest(Ticket):
     """One request to a model, from its validation to its answer.
 
@@ -59,7 +62,7 @@ class PendingRequest(Ticket):
         self.group: LaneGroup = None  # type: ignore[assignment]
         self.future: asyncio.Future[None] = None  # type: ignore[assignment]
         self.channel: Channel | None = None
-        self.outputs: list[Any] = []
+        self.outputs = _NO_OUTPUTS
         self.error: ThalamusError | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.watcher: asyncio.Task[None] | None = None

@@ -8,14 +8,17 @@ ask again come back within a round trip, so it is enough to hold that long.
 Let F(h) be the share of a batch's inputs that is followed by a new one within h of the answer. When
 every batch is held for h after its predecessor's end, N clients settle at batches of
 N / (2 - F(h)), one each H(h) + a + k·n seconds. H(h) is how long such a hold really lasts, since it
-ends when all are back: the integral of 1 - F(t)^n up to h. Holding pays where
+ends when all are back: the integral of 1 - G(t) up to h, where G(t) is the share of batches whose
+clients were all back by t. Were they independent, G would be F^n; but they share one event loop and
+come back in one burst, early or late together. Holding pays where
 
     g(h) = (H(h) + a) · (2 - F(h))
 
-is least, and if that is below g(0) = 2a by a margin: k has no part in it. F is a decayed histogram
-of what came back and when. Under Poisson arrivals F(h) <= h / c(n) on average, too little for any
-h < a, so open-loop traffic is not held. A rule on the mean gap between arrivals would defeat
-itself: that mean includes the time of the batch. docs/adr/0010-rebound-rule.md has the figures.
+is least, and if that is below g(0) = 2a by a margin: k has no part in it. F and G are decayed
+histograms of what came back and when. Under Poisson arrivals F(h) <= h / c(n) on average, too
+little for any h < a, so open-loop traffic is not held. A rule on the mean gap between arrivals
+would defeat itself: that mean includes the time of the batch. docs/adr/0010-rebound-rule.md has the
+figures.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ _INVERSE_FIRST = 1 / _FIRST_S
 _GROWTH = 1 / 0.95
 _RESCALE_AT = 1e12
 _LONGEST = 0.75
+_MARGIN = 1.2
 _WORTHWHILE = 0.95
 _ALL = 0.999
 # The fit is tried early, and later at every sixteenth window: it is the dearest part.
@@ -50,6 +54,7 @@ class Rebound:
         "_next_fit",
         "_until",
         "_weight",
+        "_whole",
         "_windows",
         "back",
         "expected",
@@ -70,13 +75,17 @@ class Rebound:
         self._windows = 0
         self._next_fit = _FIRST_FIT
         self._histogram = [0.0] * _BUCKETS
+        self._whole = [0.0] * _BUCKETS
 
     def arrived(self, size: int, now: float) -> None:
-        self.back += size
+        before = self.back
+        self.back = back = before + size
         if now < self._until:
             delay = (now - self.since) * _INVERSE_FIRST
             bucket = int(log2(delay) * _PER_OCTAVE) if delay > 1.0 else 0
             self._histogram[bucket] += self._weight * size
+            if before < self.expected <= back:
+                self._whole[bucket] += self._weight
 
     def answered(self, size: int, now: float, a: float) -> None:
         """Inputs were answered; ``a`` is the fixed cost of a batch in seconds."""
@@ -91,6 +100,7 @@ class Rebound:
         self._batches += self._weight
         self._windows += 1
         if self._windows >= self._next_fit:
+            # With this window, of which nobody can be back yet: the rule leans towards no hold.
             self._next_fit += min(self._windows, _LATEST_FIT)
             self._refit(a)
 
@@ -108,29 +118,32 @@ class Rebound:
     def _refit(self, a: float) -> None:
         longest = a * _LONGEST
         least = 2.0 * a * _WORTHWHILE
-        best = held = edge = back = 0.0
+        best = held = edge = back = whole = 0.0
         share_of = 1.0 / self._answered
-        size = self._answered / self._batches
+        whole_of = 1.0 / self._batches
         share = 0.0
-        for count, next_edge in zip(self._histogram, EDGES, strict=True):
+        for count, all_back, next_edge in zip(self._histogram, self._whole, EDGES, strict=True):
             # Nobody is left to wait for, or nothing later can be better.
             if next_edge > longest or share >= _ALL or held + a > least:
                 break
-            # All are back by then, and the hold over, with a chance of about F^n.
-            held += (next_edge - edge) * (1.0 - share**size)
+            held += (next_edge - edge) * (1.0 - whole * whole_of)
             edge = next_edge
+            whole += all_back
             back += count
             share = min(back * share_of, 1.0)
             g = (held + a) * (2.0 - share)
             if g < least:
                 least = g
                 best = edge
-        self.hold_for = best
+        # A little longer, for a burst that is later than any of late: it costs only when that
+        # happens.
+        self.hold_for = min(best * _MARGIN, longest)
         if self._weight > _RESCALE_AT:
             self._rescale()
 
     def _rescale(self) -> None:
         self._histogram = [count / self._weight for count in self._histogram]
+        self._whole = [count / self._weight for count in self._whole]
         self._answered /= self._weight
         self._batches /= self._weight
         self._weight = 1.0
