@@ -107,9 +107,13 @@ def gpu(session: nox.Session) -> None:
 
 @nox.session(python=MAIN)
 def soak(session: nox.Session) -> None:
-    """The full sizes: a million requests, 200 kills, ten times the property tests."""
+    """The full sizes: a million requests, 200 kills, ten times the property tests, and a minute of
+    ten times the capacity.
+    """
     _install_all(session)
     session.run("pytest", *session.posargs, env={"THALAMUS_SOAK": "1"})
+    overload = ("overload", "--overload-seconds", "60", "--strict", "--out", session.create_tmp())
+    session.run("python", "-m", "benchmarks", *overload)
 
 
 @nox.session(python=MAIN)

@@ -99,5 +99,6 @@ GOALS = (
     _at_least("overload goodput", "10 x capacity, open loop: goodput", "its peak", 0.95),
     _at_most("overload refusals", "10 x capacity: refusals, p99", "-", 20, "ms"),
     _at_most("overload health", "10 x capacity: /health, p99", "-", 50, "ms"),
+    _at_most("overload deadlines", "10 x capacity: let in, and not answered in time", "-", 0, ""),
     _at_most("overload recovery", "until latency is normal after 10 x capacity", "-", 2, "s"),
 )

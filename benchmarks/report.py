@@ -42,6 +42,11 @@ def short_falls(results: Sequence[Result]) -> list[str]:
     return [goal.id for goal in GOALS if verdict(goal, readings.get(goal.id)) == "**no**"]
 
 
+def voids(results: Sequence[Result]) -> list[str]:
+    """The goals whose measurement does not count."""
+    return [f"{goal} (void)" for goal, reading in _readings(results).items() if reading.void]
+
+
 def _readings(results: Sequence[Result]) -> dict[str, Reading]:
     return {goal: reading for r in results for goal, reading in r.answer.readings.items()}
 

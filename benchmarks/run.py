@@ -58,9 +58,9 @@ class Run:
     def wants(self, peer: Peer) -> bool:
         return peer in self.field(Answer())
 
-    def prepare(self, say: Callable[[str], None]) -> None:
+    def prepare(self, say: Callable[[str], None], beside_peers: bool = True) -> None:
         """Make the environments first: their time is not the measurements'."""
-        for peer in (peers.OURS, *self.field(Answer())):
+        for peer in (peers.OURS, *(self.field(Answer()) if beside_peers else ())):
             try:
                 if not self.environments.is_made(peer):
                     say(f"installing {peer.name}")

@@ -25,6 +25,10 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
 }
 
 
+BESIDE_PEERS = frozenset({"instructions", "rates", "startup", "streaming", "windows"})
+"""The questions that the servers of the field have to be installed for."""
+
+
 class Question(Protocol):
     """What each module of ``benchmarks/questions`` that is named above has."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from benchmarks import closed_loop, open_loop, peers
@@ -19,6 +20,9 @@ COST = Cost("sleep", 40, 2)
 TIMES = 10
 QUEUE = 256
 """About a second of work: with a longer queue its backlog would decide how soon it is over."""
+
+DEADLINE_S = 2.0
+"""Of every request: more than the queue holds, so whoever is let in can be answered in time."""
 
 BEFORE_S, AFTER_S = 2.0, 4.0
 CALM = 0.25
@@ -42,7 +46,9 @@ def measure(run: Run) -> Answer:
         run.reporting(answer, "overload"),
         run.server(peers.OURS, models=cost, queue=str(QUEUE)) as server,
     ):
-        call = peers.predict(COST.name)
+        plain = peers.predict(COST.name)
+        timed = {"X-Timeout-Ms": f"{DEADLINE_S * 1000:.0f}"}
+        call = replace(plain, headers={**plain.headers, **timed})
         peak = closed_loop.run(server, call, 64, 4, 2).rps
         run.step("overload: its peak", 7)
         seconds = overload_s(run)
@@ -70,6 +76,7 @@ def _report(answer: Answer, outcome: Outcome, peak: float, seconds: float) -> No
     answer.read("overload refusals", quantile(refusals, 0.99) * 1e3, void=void)
     answer.read("overload health", quantile(health.latencies(begins), 0.99) * 1e3, void=void)
     answer.read("overload recovery", recovery_s, void=void)
+    answer.read("overload deadlines", missed(predicts), void=void)
     statuses = ", ".join(f"{count} x {status}" for status, count in predicts.statuses().items())
     rows = (
         ("peak, closed loop, requests/s", peak),
@@ -80,10 +87,14 @@ def _report(answer: Answer, outcome: Outcome, peak: float, seconds: float) -> No
         ("/health p50, ms", quantile(health.latencies(begins), 0.5) * 1e3),
         ("/health p99, ms", quantile(health.latencies(begins), 0.99) * 1e3),
         ("answers, p99 ms", quantile(predicts.latencies(begins), 0.99) * 1e3),
+        ("let in, and not answered by its deadline", missed(predicts)),
         ("normal again after, s", recovery_s),
     )
     title = f"{TIMES} x capacity for {seconds:.0f} s"
-    note = f"c(n) = {COST.a_ms:g} + {COST.k_ms:g}·n ms, a queue of {QUEUE}. {statuses}."
+    note = (
+        f"c(n) = {COST.a_ms:g} + {COST.k_ms:g}·n ms, a queue of {QUEUE}, {DEADLINE_S:g} s for each"
+        f" request. {statuses}."
+    )
     answer.tables.append(Table(title, ("", ""), rows, note))
     series = {
         name: tuple(
@@ -99,6 +110,16 @@ def _report(answer: Answer, outcome: Outcome, peak: float, seconds: float) -> No
 
 def predicts_between(outcome: Outcome, begins: float, ends: float) -> int:
     return sum(begins <= due < ends for due in outcome.due)
+
+
+def missed(outcome: Outcome) -> int:
+    """Requests that were let in and not answered within their deadline: by anything but a refusal,
+    or too late.
+    """
+    return sum(
+        status != 429 and not (status == 200 and latency <= DEADLINE_S)
+        for latency, status in zip(outcome.latency, outcome.status, strict=True)
+    )
 
 
 def recovered_after(outcome: Outcome, ends: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from benchmarks.load.outcome import Outcome
 from benchmarks.questions import closed_batching, large_body, overload
 from benchmarks.servers.work import Cost, classify
+from benchmarks.subjects import BESIDE_PEERS, chosen
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -101,6 +103,12 @@ def test_recovery_ends_with_the_last_request_that_fared_badly() -> None:
     assert overload.recovered_after(seen, 20.0) == pytest.approx(0.9)
 
 
+def test_whoever_is_let_in_must_be_answered_in_time() -> None:
+    late = overload.DEADLINE_S + 0.1
+    seen = trace((0.1, 0.1, 200), (0.2, late, 200), (0.3, 0.1, 504), (0.4, 0.1, 429))
+    assert overload.missed(seen) == 2
+
+
 def test_storm_without_aftermath_is_over_at_once() -> None:
     seen = trace((0.1, 0.1, 200), (10.0, math.nan, -1), (20.0, 0.1, 200))
     assert overload.recovered_after(seen, 20.0) == 0.0
@@ -128,3 +136,11 @@ def test_costs_are_read_and_named() -> None:
 
 def test_work_has_an_answer_for_every_text() -> None:
     assert classify(["a", "bb"]) == [("positive", 0.01), ("negative", 0.02)]
+
+
+def test_questions_that_need_the_field_are_named() -> None:
+    """The others run without a server of the field being installed."""
+    folder = ROOT / "benchmarks" / "questions"
+    needs = re.compile(r"run\.(field|wants)\b|peers\.(?!ALL|FLOOR|JSON|ORACLE|OURS|TEXT)[A-Z]+")
+    found = {name for name in chosen(["all"]) if needs.search((folder / f"{name}.py").read_text())}
+    assert found == BESIDE_PEERS

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,8 @@ from benchmarks.goals import GOALS, Goal, quantity
 from benchmarks.plots import draw
 from benchmarks.report import render, short_falls, verdict
 from benchmarks.results import Result, load, store
+
+from benchmarks import __main__ as command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,6 +144,35 @@ def test_render_alone_measures_nothing(tmp_path: Path, capsys: pytest.CaptureFix
     assert "goals not reached: 3 floor" in capsys.readouterr().out
     assert (tmp_path / "README.md").is_file()
     assert (tmp_path / "bars.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("value", "void", "missing", "code", "said"),
+    [
+        (1.0, "", {}, 0, "not shown: nothing"),
+        (0.5, "", {}, 1, "not shown: overload goodput"),
+        (1.0, "the generator was slow", {}, 1, "not shown: overload goodput (void)"),
+        (1.0, "", {"wrk": "not installed"}, 1, "not shown: overload: wrk"),
+    ],
+)
+def test_strict_run_ends_well_only_if_everything_was_shown(
+    value: float,
+    void: str,
+    missing: dict[str, str],
+    code: int,
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured = Answer(missing=missing)
+    measured.read("overload goodput", value, void=void)
+    found = replace(result(), question="overload", answer=measured)
+    store(found, tmp_path)
+    monkeypatch.setattr(command, "_measure", lambda *_: [])
+    assert main(["overload", "--out", str(tmp_path)]) == 0
+    assert main(["overload", "--strict", "--out", str(tmp_path)]) == code
+    assert said in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize(
