@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -10,12 +11,14 @@ import sys
 import threading
 import time
 import urllib.request
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from thalamus_lite import __version__, cli
+from thalamus_lite.server import COLLECTOR_THRESHOLDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -330,18 +333,69 @@ def test_ctrl_c_while_it_works_is_no_traceback(run: Any, monkeypatch: pytest.Mon
     assert run("cache", "ls")[0] == 130
 
 
-def test_serve_serves_and_ends_well_on_ctrl_c(tmp_path: Path) -> None:
+@contextmanager
+def serving(tmp_path: Path, *words: str) -> Iterator[tuple[int, subprocess.Popen[bytes], Path]]:
+    """``thalamus-lite serve`` in ``tmp_path``: its port, its process and its log."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     log = tmp_path / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "thalamus_lite", "serve", "--port", str(port)],
+            [sys.executable, "-m", "thalamus_lite", "serve", *words, "--port", str(port)],
             env={**os.environ, "THALAMUS_API_KEY": "k"},
+            cwd=tmp_path,
             stdout=out,
             stderr=out,
         )
     try:
+        yield port, process, log
+    finally:
+        process.kill()
+        process.wait()
+
+
+APP_OF_WORKERS = """
+import gc, os
+from thalamus_lite import Thalamus
+
+app = Thalamus()
+
+@app.model(model_id="m")
+class Model:
+    def predict(self, inputs: list[int]) -> list[list[int]]:
+        return [[os.getpid(), *gc.get_threshold()] for _ in inputs]
+"""
+
+
+def test_every_worker_is_set_up_like_a_single_one(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(APP_OF_WORKERS)
+    with serving(tmp_path, "mine:app", "--workers", "2") as (port, process, log):
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/predict",
+            b'{"inputs":[0]}',
+            {"X-API-Key": "k", "Content-Type": "application/json"},
+        )
+        workers: dict[int, list[int]] = {}
+        deadline = time.monotonic() + 30
+        while len(workers) < 2:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            try:
+                with urllib.request.urlopen(request) as answer:
+                    pid, *thresholds = json.load(answer)["outputs"][0]
+                    workers[pid] = thresholds
+            except OSError:
+                time.sleep(0.02)
+        assert list(workers.values()) == [list(COLLECTOR_THRESHOLDS)] * 2
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+    said = log.read_text()
+    assert said.count('"event": "model loaded"') == said.count('"event": "model unloaded"') == 2
+    assert "Traceback" not in said
+
+
+def test_serve_serves_and_ends_well_on_ctrl_c(tmp_path: Path) -> None:
+    with serving(tmp_path) as (port, process, log):
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -357,9 +411,6 @@ def test_serve_serves_and_ends_well_on_ctrl_c(tmp_path: Path) -> None:
                 time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) in (0, 130, -signal.SIGINT)
-    finally:
-        process.kill()
-        process.wait()
     said = log.read_text()
     assert '"event": "model unloaded"' in said
     assert "Traceback" not in said

@@ -5,6 +5,7 @@ httptools and uvloop where they are, no access log, a JSON or pretty log.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import importlib.util
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,9 @@ time. docs/performance.md has the figures.
 """
 
 
+DEFAULT_LEVEL = "INFO"
+"""Of an app that is named: its own level is known in its workers only."""
+
 UNUSED = {"proxy_headers": False, "server_header": False}
 """Nothing here asks who the client is, and a name for the server is of use to nobody: they are
 uvicorn's work for every request.
@@ -36,6 +40,19 @@ def tune_collector() -> None:
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
+def worker_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of one of several workers. It is what uvicorn first asks for in the worker's
+    process, so that process is set up here, like the one of a single worker in `run`.
+    """
+    configure(Settings.from_env().log_level or DEFAULT_LEVEL)
+    tune_collector()
+    if importlib.util.find_spec("uvloop"):
+        import uvloop
+
+        return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
+
+
 def run(app: Thalamus | str, *, host: str, port: int, workers: int = 1, **options: Any) -> None:
     """Serve until told to stop. ``app`` is ``"module:attribute"`` where there are several workers.
 
@@ -46,15 +63,16 @@ def run(app: Thalamus | str, *, host: str, port: int, workers: int = 1, **option
     import uvicorn
 
     settings = Settings.from_env()
-    level = settings.log_level or (app.log_level if not isinstance(app, str) else "INFO")
+    level = settings.log_level or (DEFAULT_LEVEL if isinstance(app, str) else app.log_level)
     configure(level)
     tune_collector()
+    loop = "uvloop" if importlib.util.find_spec("uvloop") else "asyncio"
     uvicorn.run(
         app,
         host=host,
         port=port,
         workers=workers,
-        loop="uvloop" if importlib.util.find_spec("uvloop") else "asyncio",
+        loop=loop if workers == 1 else "thalamus_lite.server:worker_loop",
         http="httptools" if importlib.util.find_spec("httptools") else "h11",
         access_log=False,
         log_level=level.lower(),

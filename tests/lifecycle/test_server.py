@@ -44,6 +44,21 @@ def test_environment_says_the_log_level(
     server.run("module:app", host="127.0.0.1", port=0, workers=2, proxy_headers=True)
     assert (told["app"], told["workers"], told["proxy_headers"]) == ("module:app", 2, True)
     assert told["log_level"] == "debug"
+    assert told["loop"] == "thalamus_lite.server:worker_loop"
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_worker_sets_its_process_up_before_it_loads_the_app(
+    told: dict[str, Any], quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THALAMUS_LOG_LEVEL", "debug")
+    if not quick:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    loop = server.worker_loop()
+    loop.close()
+    assert type(loop).__module__.startswith("uvloop" if quick else "asyncio")
+    assert told["configured"] == "DEBUG"
+    assert gc.get_threshold() == server.COLLECTOR_THRESHOLDS
 
 
 def test_bad_environment_is_told_before_the_server_starts(
