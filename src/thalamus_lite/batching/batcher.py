@@ -217,7 +217,8 @@ class Batcher:
         group.observe(batch, report)
         if report.fatal is not None:
             self.on_fatal(report.fatal)
-        self._dispatch()
+        if group.queue.depth or batch.lane.share.device.wanted:
+            self._dispatch()
 
     def _stream_ended(
         self, batch: Batch, group: LaneGroup, error: BaseException | None, fatal: bool

@@ -74,6 +74,11 @@ class Device:
         # (latest start, stamp, share); stale where the stamp is not the share's own.
         self._urgent: list[tuple[float, int, Share]] = []
 
+    @property
+    def wanted(self) -> bool:
+        """Whether a share has entered; it may be stale."""
+        return bool(self._fair)
+
     def enter(self, share: Share) -> None:
         """``share`` has something to run and a lane to run it."""
         share.entered = True

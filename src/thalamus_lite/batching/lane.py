@@ -22,8 +22,7 @@ import logging
 import queue
 import threading
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from thalamus_lite.batching.times import Times
 
@@ -37,8 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("thalamus_lite")
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
+class Ran(NamedTuple):
     """What one pass through the hooks gave."""
 
     outputs: list[Any]

@@ -128,7 +128,7 @@ def _halving(
     ran = yield inputs.copy()
     report.passes += 1
     if isinstance(ran, Ran):
-        report.times += ran.times
+        report.times = ran.times if report.passes == 1 else report.times + ran.times
         return ran.outputs
     if ran.fatal:
         report.fatal = ran.error
