@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 COLLECTOR_THRESHOLDS = (10_000, 5, 10)
-"""A request under way is some hundred objects that are neither garbage nor old, so with Python's
-own first threshold of 700 the collector looks through them again and again: a fifth of a request's
-time. docs/performance.md has the figures.
+"""A request under way is some twenty objects that are neither garbage nor old, so with Python's own
+first threshold of 700 the collector looks through those of 64 requests again and again: a
+fourteenth of their time. docs/performance.md has the figures.
 """
 
 
