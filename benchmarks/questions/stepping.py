@@ -35,6 +35,7 @@ STEPS = (
     ("check the envelope", "api.predict", "_read"),
     ("find the model", "model.registry", "Registry.resolve"),
     ("validate the inputs", "model.records", "RecordType.validate"),
+    ("deadline", "api.predict", "_timeout_s"),
     ("make the pending request", "batching.group", "PendingRequest.__init__"),
     ("submit: admit and queue", "batching.batcher", "Batcher.submit"),
     ("dispatch: choose a batch", "batching.batcher", "Batcher._dispatch"),

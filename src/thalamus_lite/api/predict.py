@@ -40,8 +40,7 @@ class PredictRoute:
     async def predict(self, request: Request) -> Response | EventStream:
         received = time.monotonic()
         service = self._service
-        if service.draining or service.failed_device:
-            service.check_open()
+        service.check_open()
         body = await request.body(self._limit)
         model_id, version, inputs = _read(decode_rounded(body))
         spec = service.registry.resolve(model_id, version)
@@ -49,18 +48,18 @@ class PredictRoute:
         try:
             if spec.inputs.tells_rounded_integers and has_long_integer(body):
                 inputs = _read(decode(body))[2]
-            timeout_s = spec.policy.timeout_s
-            if b"x-timeout-ms" in request.headers:
-                timeout_s = _timeout_s(request, timeout_s)
             streams = spec.streams
-            events = b"accept" in request.headers and request.accepts_event_stream()
+            events = request.accepts_event_stream()
             if events and not streams and not request.accepts_json():
                 raise NotAcceptable
             if len(inputs) > spec.policy.max_queue_size:
                 # Before the validation: what no queue can hold need not be read either.
                 raise RequestTooLarge
             pending = PendingRequest(
-                spec.inputs.validate(inputs), received, timeout_s, request.disconnected
+                spec.inputs.validate(inputs),
+                received,
+                _timeout_s(request, spec),
+                request.disconnected,
             )
             # It may wait long, and what was read is no more needed.
             del body, inputs
@@ -84,11 +83,9 @@ class PredictRoute:
 
     def _answer(self, spec: ModelSpec, pending: PendingRequest, outputs: bytes) -> Response:
         latency_s = time.monotonic() - pending.received
-        meta, timing = self._written.of(pending)
-        response = Response(
-            b'{"outputs":[%b],"meta":%b"latency_ms":%.3f,"batch_size":%d,%b}'
-            % (outputs, spec.meta_head, latency_s * 1000, pending.size, meta)
-        )
+        meta_end, timing = self._written.of(pending)
+        meta = _meta(spec, pending, latency_s, meta_end)
+        response = Response(b'{"outputs":[%b],"meta":%b}' % (outputs, meta))
         response.headers.append(
             (b"server-timing", b"queue;dur=%.3f, %b" % (pending.queue_s * 1000, timing))
         )
@@ -130,9 +127,7 @@ class PredictRoute:
                 items = await anext(stream, None)
             latency_s = time.monotonic() - pending.received
             pending.group.answered(pending, latency_s)
-            meta = b'%b"latency_ms":%.3f,"batch_size":%d,%b' % (
-                spec.meta_head, latency_s * 1000, pending.size, self._written.of(pending)[0],
-            )  # fmt: skip
+            meta = _meta(spec, pending, latency_s, self._written.of(pending)[0])
             yield b"event: done\ndata: %b\n\n" % meta
         except ThalamusError as error:
             self._service.refused(spec, error)
@@ -207,14 +202,18 @@ def _detail(loc: list[str], msg: str, kind: str) -> dict[str, Any]:
     return {"loc": loc, "msg": msg, "type": kind}
 
 
-def _timeout_s(request: Request, own: float | None) -> float:
-    """The lesser of the model's ``own`` time and what the request asks for.
+def _timeout_s(request: Request, spec: ModelSpec) -> float | None:
+    """The lesser of the model's and the request's own time.
 
     Raises:
         ValidationFailed: ``X-Timeout-Ms`` is no number above 0, or more than a day.
     """
+    own = spec.policy.timeout_s
+    header = request.headers.get(b"x-timeout-ms")
+    if header is None:
+        return own
     try:
-        asked = float(request.headers[b"x-timeout-ms"])
+        asked = float(header)
     except ValueError:
         asked = 0.0
     if not 0 < asked <= LONGEST_TIMEOUT_MS:
@@ -225,6 +224,15 @@ def _timeout_s(request: Request, own: float | None) -> float:
 
 def _ms(seconds: float | None) -> bytes:
     return b"null" if seconds is None else b"%.3f" % (seconds * 1000)
+
+
+def _meta(spec: ModelSpec, pending: PendingRequest, latency_s: float, end: bytes) -> bytes:
+    return b'%b"latency_ms":%.3f,"batch_size":%d,%b' % (
+        spec.meta_head,
+        latency_s * 1000,
+        pending.size,
+        end,
+    )
 
 
 def _meta_end(times: Times, device: str) -> bytes:

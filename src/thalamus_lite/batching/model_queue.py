@@ -49,7 +49,6 @@ class ModelQueue:
         "held_until",
         "key",
         "lanes",
-        "max_depth",
         "policy",
         "rebound",
         "shares",
@@ -70,8 +69,6 @@ class ModelQueue:
         self.lanes: list[LaneSlot] = []
         self.waiting = Fifo()
         self.depth = 0
-        # More than this has to be looked at before it is admitted.
-        self.max_depth = policy.max_queue_size
         self.free = 0
         # Every share with a free lane has entered its device's heap.
         self.active = False
@@ -84,11 +81,6 @@ class ModelQueue:
     def effective_max_batch(self) -> int:
         """The most inputs one ``predict`` call sees now; 1 where requests are not merged."""
         return self.ceiling.now if self.policy.merges else 1
-
-    def close(self) -> None:
-        """Admit nothing any more."""
-        self.closed = True
-        self.max_depth = -1
 
     def activate(self) -> None:
         """Compete for every device on which there is a free lane."""
@@ -242,12 +234,7 @@ class ModelQueue:
     def _whole(self, ticket: Ticket) -> Chunk:
         """All that is left of a ticket."""
         start, size = ticket.taken, ticket.size
-        # As in `_forget`, without a call: each request passes here.
-        self.waiting.remove(ticket)
-        self.depth -= size - start
-        ticket.queue = None
-        if ticket.deadline is not None:
-            self._deadlines.discard(ticket)
+        self._forget(ticket)
         ticket.taken = size
         ticket.state = RUNNING
         ticket.pending_chunks += 1

@@ -32,7 +32,6 @@ from thalamus_lite.batching.model_queue import ModelQueue
 from thalamus_lite.batching.policy import QueueCounts, QueuePolicy
 from thalamus_lite.batching.ticket import (
     DONE,
-    NEW,
     QUEUED,
     Batch,
     Chunk,
@@ -105,7 +104,7 @@ class Scheduler:
 
         A ticket of which chunks still run may be among them.
         """
-        queue.close()
+        queue.closed = True
         self._holds.end(queue, now)
         left = list(queue.waiting)
         for ticket in left:
@@ -121,15 +120,7 @@ class Scheduler:
             DeadlineExceeded: the deadline has passed, or will have by all that has been learned.
             ModelUnloading: the queue was removed.
         """
-        size = ticket.size
-        if (
-            ticket.state is not NEW
-            or ticket.deadline is not None
-            or queue.depth + size > queue.max_depth
-            or size < 1
-        ):
-            # Most arrivals need no closer look.
-            self._admission.check(queue, ticket, now)
+        self._admission.check(queue, ticket, now)
         queue.push(ticket, now)
         if queue.free == 0:
             return False

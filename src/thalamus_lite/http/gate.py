@@ -83,8 +83,7 @@ class Gate:
         """
         if access == Access.PUBLIC:
             return
-        plain = access == Access.KEY and self._file is None
-        keys = self._key if plain else self._keys(access)
+        keys = self._keys(access)
         if not keys:
             raise AuthNotConfigured
         offered = _offered(request)

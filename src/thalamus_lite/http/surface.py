@@ -56,9 +56,7 @@ class Surface:
                 response = EmptyResponse([(b"allow", resource.allow.encode("ascii"))])
             else:
                 self._gate.check(request, resource.access)
-                method = request.method
-                handler = resource.handlers.get(method) or resource.handler(method)
-                response = await handler(request)
+                response = await resource.handler(request.method)(request)
         except ThalamusError as error:
             self._log_failure(request, error)
             response = error_response(error, request.request_id)

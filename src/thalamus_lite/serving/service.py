@@ -97,7 +97,7 @@ class Service:
             ThalamusError: what became of it instead. It is counted by the caller, see
             :meth:`refused`.
         """
-        runtime = self.runtimes.get(spec.key) or self.runtime(spec)
+        runtime = self.runtime(spec)
         group = runtime.group
         if group is None or runtime.state is not State.READY or runtime.quarantined:
             return False
@@ -124,14 +124,13 @@ class Service:
 
         Closing the iterator early closes the model's generator.
         """
-        runtime = self.runtime(spec)
-        watcher: asyncio.Task[None] | None = None
-        with self._holding(runtime):
+        loop = self.batcher.loop
+        pending.channel = channel = Channel(loop)
+        if not self.submit(spec, pending):
+            await self.submit_when_up(spec, pending)
+        with self._holding(self.runtime(spec)):
+            watcher = loop.create_task(self._watch(pending))
             try:
-                pending.channel = channel = Channel(self.batcher.loop)
-                if not self.submit(spec, pending):
-                    self.batcher.submit(pending, await self._await_load(runtime, pending))
-                watcher = self.batcher.loop.create_task(self._watch(pending))
                 deadline = pending.deadline
                 first_s = None if deadline is None else max(deadline - time.monotonic(), 0.0)
                 async for items in channel.batches(pending.timeout_s, first_s):
@@ -140,8 +139,7 @@ class Service:
             except TimeoutError:
                 raise DeadlineExceeded from None
             finally:
-                if watcher is not None:
-                    watcher.cancel()
+                watcher.cancel()
                 self.abandon(pending)
 
     @contextmanager
