@@ -72,11 +72,12 @@ def _report(answer: Answer, outcome: Outcome, peak: float, seconds: float) -> No
     refusals = predicts.latencies(begins, 429)
     void = outcome.void or ""
     recovery_s = recovered_after(predicts, ends)
+    late = missed(predicts)
     answer.read("overload goodput", good / peak, void=void)
     answer.read("overload refusals", quantile(refusals, 0.99) * 1e3, void=void)
     answer.read("overload health", quantile(health.latencies(begins), 0.99) * 1e3, void=void)
     answer.read("overload recovery", recovery_s, void=void)
-    answer.read("overload deadlines", missed(predicts), void=void)
+    answer.read("overload deadlines", late, void=void)
     statuses = ", ".join(f"{count} x {status}" for status, count in predicts.statuses().items())
     rows = (
         ("peak, closed loop, requests/s", peak),
@@ -87,7 +88,7 @@ def _report(answer: Answer, outcome: Outcome, peak: float, seconds: float) -> No
         ("/health p50, ms", quantile(health.latencies(begins), 0.5) * 1e3),
         ("/health p99, ms", quantile(health.latencies(begins), 0.99) * 1e3),
         ("answers, p99 ms", quantile(predicts.latencies(begins), 0.99) * 1e3),
-        ("let in, and not answered by its deadline", missed(predicts)),
+        ("let in, and not answered by its deadline", late),
         ("normal again after, s", recovery_s),
     )
     title = f"{TIMES} x capacity for {seconds:.0f} s"
