@@ -41,6 +41,8 @@ def test_defaults_are_the_documented_ones() -> None:
         ("THALAMUS_ADMIN_KEY", "admin", "admin_key", "admin"),
         ("THALAMUS_API_KEY_FILE", "/keys", "api_key_file", Path("/keys")),
         ("THALAMUS_LOG_LEVEL", "debug", "log_level", "DEBUG"),
+        ("THALAMUS_LOG_LEVEL", "Warn", "log_level", "WARNING"),
+        ("THALAMUS_LOG_LEVEL", "fatal", "log_level", "CRITICAL"),
         ("THALAMUS_ACCESS_LOG", "1", "access_log", True),
         ("THALAMUS_ACCESS_LOG", "off", "access_log", False),
         ("THALAMUS_MODELS", "a.b, c:app,,", "models", ("a.b", "c:app")),

@@ -15,6 +15,21 @@ if TYPE_CHECKING:
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
+_OTHER_NAMES = {"WARN": "WARNING", "FATAL": "CRITICAL"}
+
+
+def read_log_level(text: str) -> str:
+    """One of ``LOG_LEVELS``, however it is written, and by logging's older names too.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    level = text.strip().upper() if isinstance(text, str) else ""
+    level = _OTHER_NAMES.get(level, level)
+    if level not in LOG_LEVELS:
+        raise ValueError(f"log_level must be one of {', '.join(LOG_LEVELS)}, got {text!r:.40}")
+    return level
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -50,7 +65,7 @@ class Settings:
             api_key=env.key("THALAMUS_API_KEY"),
             api_key_file=env.path("THALAMUS_API_KEY_FILE"),
             admin_key=env.key("THALAMUS_ADMIN_KEY"),
-            log_level=env.choice("THALAMUS_LOG_LEVEL", LOG_LEVELS),
+            log_level=env.log_level("THALAMUS_LOG_LEVEL"),
             access_log=env.flag("THALAMUS_ACCESS_LOG"),
             models=env.names("THALAMUS_MODELS"),
             max_body_bytes=int(env.number("THALAMUS_MAX_BODY_MB", 64, above=0) * 1024 * 1024),
@@ -114,15 +129,16 @@ class _Reader:
             return False
         raise ConfigurationError(f"{name} must be 1 or 0, got {value[:40]!r}")
 
-    def choice(self, name: str, allowed: tuple[str, ...]) -> str | None:
+    def log_level(self, name: str) -> str | None:
         value = self.text(name)
         if value is None:
             return None
-        if value.upper() not in allowed:
+        try:
+            return read_log_level(value)
+        except ValueError:
             raise ConfigurationError(
-                f"{name} must be one of {', '.join(allowed)}, got {value[:40]!r}"
-            )
-        return value.upper()
+                f"{name} must be one of {', '.join(LOG_LEVELS)}, got {value[:40]!r}"
+            ) from None
 
     def number(self, name: str, default: float, *, above: float | None = None) -> float:
         raw = self.text(name)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from thalamus_lite.errors import ThalamusError, Unavailable
 from thalamus_lite.model.registry import Registry
 from thalamus_lite.model.spec import BatchPolicy, Declaration, read_spec
+from thalamus_lite.settings import read_log_level
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from thalamus_lite.engine import Engine
     from thalamus_lite.http.asgi import Receive, Scope, Send
@@ -37,12 +39,15 @@ class Thalamus:
 
     Args:
         name: The title in ``/openapi.json``.
-        log_level: For ``serve()``, where ``THALAMUS_LOG_LEVEL`` says nothing else.
+        log_level: For ``serve()``, where ``THALAMUS_LOG_LEVEL`` says nothing else; in any case.
         lazy_load: The same as ``load="lazy"``.
         load: ``"startup"`` loads all models before the first request is taken, ``"background"``
             takes requests at once with ``/ready`` 503, ``"lazy"`` loads each at its first request.
 
     The environment is read at each start, never here.
+
+    Raises:
+        ValueError: a log level or a way to load that there is not.
     """
 
     def __init__(
@@ -56,7 +61,7 @@ class Thalamus:
         if mode not in LOAD_MODES:
             raise ValueError(f"load must be one of {', '.join(LOAD_MODES)}, got {load!r}")
         self.name = name
-        self.log_level = log_level
+        self.log_level = read_log_level(log_level)
         self.load_mode = mode
         self._registry = Registry()
         self._engine: Engine | None = None
@@ -100,7 +105,7 @@ class Thalamus:
             default=default,
             default_version=default_version,
             critical=critical,
-            weights=dict(weights or {}),
+            weights=_by_name(weights),
             device=device,
             require_gpu=require_gpu,
             input_type=input_type,
@@ -267,6 +272,14 @@ class Thalamus:
         engine, self._engine = self._engine, None
         if engine is not None:
             await engine.stop()
+
+
+def _by_name(weights: Mapping[str, WeightSource] | None) -> dict[str, WeightSource]:
+    if weights is None:
+        return {}
+    if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
+        raise ValueError('weights must be a dict of names, like {"model": HFWeight(repo="...")}')
+    return dict(weights)
 
 
 async def _refuse(error: ThalamusError, scope: Scope, receive: Receive, send: Send) -> None:

@@ -37,6 +37,23 @@ def test_serve_runs_uvicorn_with_a_lifespan_that_must_work(told: dict[str, Any])
     assert gc.get_threshold() == server.COLLECTOR_THRESHOLDS
 
 
+@pytest.mark.parametrize(
+    ("written", "level"),
+    [("debug", "DEBUG"), (" Info ", "INFO"), ("warn", "WARNING"), ("FATAL", "CRITICAL")],
+)
+def test_level_may_be_written_as_logging_s_users_do(
+    told: dict[str, Any], written: str, level: str
+) -> None:
+    Thalamus(log_level=written).serve()
+    assert (told["configured"], told["log_level"]) == (level, level.lower())
+
+
+@pytest.mark.parametrize("written", ["LOUD", "", 10, None])
+def test_level_that_there_is_not_is_refused_at_once(written: Any) -> None:
+    with pytest.raises(ValueError, match="log_level must be one of DEBUG, INFO, WARNING, ERROR"):
+        Thalamus(log_level=written)
+
+
 def test_environment_says_the_log_level(
     told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,17 +43,22 @@ class BatchPolicy:
     idempotent: bool = True
 
     def __post_init__(self) -> None:
-        counts = {
-            "max_batch_size": self.max_batch_size,
+        counts: dict[str, object] = {
             "max_concurrent_requests": self.max_concurrent_requests,
-            "lanes": self.lanes,
             "max_queue_size": self.max_queue_size,
         }
+        if self.max_batch_size is not None:
+            counts["max_batch_size"] = self.max_batch_size
+        if self.lanes is not None:
+            counts["lanes"] = self.lanes
         if self.replicas != "all":
-            counts["replicas"] = self.replicas  # type: ignore[assignment]
+            counts["replicas"] = self.replicas
         for name, value in counts.items():
-            if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+            if type(value) is not int or value < 1:
+                alternative = ' or "all"' if name == "replicas" else ""
+                raise ValueError(
+                    f"{name} must be a whole number of at least 1{alternative}, got {value!r:.60}"
+                )
         if self.ideal_batch_size is not None and not (
             type(self.ideal_batch_size) is int and 1 <= self.ideal_batch_size <= self.most
         ):
@@ -61,8 +66,12 @@ class BatchPolicy:
                 f"ideal_batch_size must be between 1 and max_batch_size ({self.most}), got"
                 f" {self.ideal_batch_size!r}"
             )
-        if self.timeout_s is not None and not 0 < self.timeout_s < float("inf"):
-            raise ValueError(f"timeout_s must be a number above 0, got {self.timeout_s!r}")
+        if self.timeout_s is not None and not (
+            isinstance(self.timeout_s, int | float)
+            and not isinstance(self.timeout_s, bool)
+            and 0 < self.timeout_s < float("inf")
+        ):
+            raise ValueError(f"timeout_s must be a number above 0, got {self.timeout_s!r:.60}")
 
     @property
     def most(self) -> int:
@@ -190,6 +199,8 @@ def read_spec(
             f"{model_id}: version must be a PEP 440 version such as '1.0.0', got"
             f" {declaration.version!r:.200}"
         ) from None
+    if declaration.description is not None and not isinstance(declaration.description, str):
+        raise ValueError(f"{model_id}: description must be text")
     hooks = read_hooks(cls, model_id)
     if hooks.kind.streams and policy.merges:
         raise ValueError(
@@ -197,6 +208,10 @@ def read_spec(
         )
     if declaration.require_gpu and declaration.device == "cpu":
         raise ValueError(f'{model_id}: require_gpu=True is incompatible with device="cpu"')
+    try:
+        device = DeviceRequest.parse(declaration.device)
+    except ValueError as error:
+        raise ValueError(f"{model_id}: {error}") from None
     for name, source in declaration.weights.items():
         if not isinstance(source, S3Weight | HFWeight | HTTPWeight | FileWeight):
             raise ValueError(
@@ -217,7 +232,7 @@ def read_spec(
         inputs=inputs,
         outputs=outputs,
         policy=policy,
-        device=DeviceRequest.parse(declaration.device),
+        device=device,
         declaration=declaration,
         examples=_read_examples(declaration.examples, inputs, model_id),
     )
