@@ -60,7 +60,7 @@ class Bench:
         self.batcher = Batcher(Scheduler(), asyncio.get_running_loop())
         self.batcher.clock = lambda: self.now
         self.lanes = [HandLane(f"hand {n}") for n in range(lanes)]
-        hooks = [Hooks(Model(predict), preprocess=False, postprocess=False)] * lanes
+        hooks = [Hooks(Model(predict))] * lanes
         self.group = LaneGroup(
             "m",
             list(self.lanes),
@@ -154,9 +154,7 @@ async def test_lane_that_dies_in_a_batch_fails_it_and_nothing_else() -> None:
     bench.group.hooks = None  # type: ignore[assignment]
     with pytest.raises(TypeError):
         bench.lanes[0].run()
-    bench.group.hooks = [
-        Hooks(Model(lambda inputs: list(inputs)), preprocess=False, postprocess=False)
-    ]
+    bench.group.hooks = [Hooks(Model(lambda inputs: list(inputs)))]
     await turn()
     with pytest.raises(ModelError):
         await pending.future

@@ -182,7 +182,7 @@ class Model:
 
 
 def hooks_of(predict: Any) -> Hooks:
-    return Hooks(Model(predict), preprocess=False, postprocess=False)
+    return Hooks(Model(predict))
 
 
 def test_each_pass_is_progress(lane: Lane) -> None:

@@ -178,11 +178,7 @@ class Run:
         return [] if ran is None else self.read(ran.outputs)
 
     def hooks(self) -> Any:
-        return self.module.Hooks(
-            self.instance,
-            preprocess=self.instance.preprocess is not None,
-            postprocess=self.instance.postprocess is not None,
-        )
+        return self.module.Hooks(self.instance)
 
     def inputs(self, values: list[float]) -> list[Any]:
         return [self.cuda.pinned([value], "an input") for value in values]

@@ -79,7 +79,7 @@ def test_results_are_complete_when_they_are_handed_over(torch: Any, busy: Any, l
     first, second = lanes(2)
     model = Model(torch, busy)
     ready = run(first, lambda lane: lane.load(model.load))
-    hooks = Hooks(model, preprocess=True, postprocess=True)
+    hooks = Hooks(model)
     for lane in (first, second):
         lane.after(ready)
         for turn in range(3):

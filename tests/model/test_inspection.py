@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypeAliasType
 
 from thalamus_lite import Thalamus
-from thalamus_lite.model.inspection import PredictKind, infer_types, read_hooks
+from thalamus_lite.model.inspection import PredictKind, hook_of, infer_types, read_hooks
 
 
 class In(BaseModel):
@@ -359,9 +359,39 @@ def test_hooks_are_what_the_class_has() -> None:
         def capacity(self) -> None: ...
 
     bare, full = read_hooks(Bare, "m"), read_hooks(Full, "m")
-    names = ("load", "preprocess", "postprocess", "unload", "ready", "capacity")
-    assert [getattr(bare, name) for name in names] == [False] * 6
-    assert [getattr(full, name) for name in names] == [True] * 6
+    names = ("preprocess", "postprocess", "ready")
+    assert [getattr(bare, name) for name in names] == [False] * 3
+    assert [getattr(full, name) for name in names] == [True] * 3
+
+
+def test_hook_of_an_instance_is_its_own_or_its_class_s() -> None:
+    class Model:
+        unload = None
+
+        def load(self) -> str:
+            return "class"
+
+    model = Model()
+    found = hook_of(model, "load")
+    assert found is not None
+    assert found() == "class"
+    model.load = lambda: "instance"  # type: ignore[method-assign]
+    found = hook_of(model, "load")
+    assert found is not None
+    assert found() == "instance"
+    assert hook_of(model, "unload") is hook_of(model, "capacity") is None
+
+
+def test_is_ready_without_property_is_refused() -> None:
+    class Method:
+        def predict(self, inputs: list[In]) -> list[Out]:
+            return []
+
+        def is_ready(self) -> bool:
+            return False
+
+    with pytest.raises(TypeError, match="m: is_ready must be a property: write @property above it"):
+        read_hooks(Method, "m")
 
 
 def test_class_without_predict_is_refused() -> None:
@@ -416,3 +446,22 @@ def test_models_own_nested_types_are_found() -> None:
                 return inputs
 
     assert app.models[0].inputs.kind is Outer.Inner
+
+
+def test_texts_that_name_types_within_the_class_are_resolved() -> None:
+    class Nested:
+        class Given(BaseModel):
+            a: int
+
+        Wanted = Annotated[int, Field(ge=0)]
+
+        def list(self) -> None:
+            """Not what an annotation means by that name."""
+
+        def predict(self, inputs: list[Given]) -> list[Nested.Given]: ...  # type: ignore[valid-type,name-defined]
+
+        def postprocess(self, outputs: Any) -> list[Wanted]: ...  # type: ignore[valid-type]
+
+    assert inferred(Nested) == (Nested.Given, Nested.Wanted)
+    del Nested.postprocess
+    assert inferred(Nested) == (Nested.Given, Nested.Given)

@@ -71,7 +71,9 @@ async def test_versions_are_loaded_and_unloaded_one_by_one_or_all() -> None:
         assert rest.json()["versions_unloaded"] == ["1.0.0"]
 
 
-async def test_model_is_ready_by_its_own_word_and_one_that_raises_is_not() -> None:
+async def test_model_is_ready_by_its_own_word_and_one_that_raises_is_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     app = Thalamus()
     word: list[Any] = [True]
 
@@ -84,11 +86,48 @@ async def test_model_is_ready_by_its_own_word_and_one_that_raises_is_not() -> No
             return bool(word[0])
 
     async with AsyncClient(app) as client:
-        for said, status in ((True, 200), (False, 503), (None, 503), (1, 200)):
+        for said, status in ((True, 200), (False, 503), (None, 503), (1, 200), (None, 503)):
             word[0] = said
             assert (await client.get("/ready")).status == status
             capacity = (await client.get("/capacity")).json()["models"]["m@1.0.0"]
             assert capacity["reason"] == (None if status == 200 else "model_not_ready")
+    # Asked four times while it failed, in two runs.
+    lines = [record for record in caplog.records if "is_ready" in record.getMessage()]
+    assert [line.getMessage() for line in lines] == ["is_ready of m@1.0.0 failed"] * 2
+    assert all(line.exc_info for line in lines)
+
+
+async def test_hooks_and_readiness_that_an_instance_gets_when_it_is_made_count() -> None:
+    app = Thalamus()
+    made: list[Any] = []
+    called: list[Any] = []
+
+    @app.model(model_id="m", max_batch_size=8)
+    class Model(Echo):
+        def __init__(self) -> None:
+            made.append(self)
+            self.is_ready = False
+            self.load = lambda weights, device: called.append(device)
+            self.preprocess = lambda inputs: [In(text=item.text + "!") for item in inputs]
+            self.postprocess = lambda outputs: [Out(text=item.text + "?") for item in outputs]
+            self.unload = lambda: called.append("unload")
+            self.capacity = lambda: {
+                "accepting": True,
+                "remaining_requests": 7,
+                "ideal_batch_size": 8,
+                "max_batch_size": 8,
+            }
+
+    async with AsyncClient(app) as client:
+        assert (await client.get("/ready")).status == 503
+        made[0].is_ready = True
+        assert (await client.get("/ready")).status == 200
+        answer = await client.post("/predict", json=body("x"))
+        assert answers(answer) == ["x!?"]
+        assert answer.json()["meta"]["preprocessing_ms"] is not None
+        capacity = (await client.get("/capacity")).json()["models"]["m@1.0.0"]
+        assert capacity["remaining_requests"] == 7
+    assert called == ["cpu", "unload"]
 
 
 async def test_capacity_hook_speaks_for_its_model_and_nonsense_is_an_error() -> None:

@@ -25,6 +25,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from thalamus_lite.batching.times import Times
+from thalamus_lite.model.inspection import hook_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,14 +135,10 @@ class Hooks:
 
     __slots__ = ("postprocess", "predict", "preprocess")
 
-    def __init__(self, instance: Any, *, preprocess: bool, postprocess: bool) -> None:
-        self.preprocess: Callable[[list[Any]], Any] | None = (
-            instance.preprocess if preprocess else None
-        )
+    def __init__(self, instance: Any) -> None:
+        self.preprocess: Callable[[list[Any]], Any] | None = hook_of(instance, "preprocess")
         self.predict: Callable[[Any], Any] = instance.predict
-        self.postprocess: Callable[[Any], list[Any]] | None = (
-            instance.postprocess if postprocess else None
-        )
+        self.postprocess: Callable[[Any], list[Any]] | None = hook_of(instance, "postprocess")
 
     def run(self, lane: Lane, inputs: list[Any]) -> Ran:
         """One pass: as many outputs as inputs, all of them complete on the device.

@@ -42,21 +42,19 @@ class PredictKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """The hooks a class has, besides ``predict``."""
+    """What a class says of its hooks. An instance may have more of them: see :func:`hook_of`."""
 
     kind: PredictKind
-    load: bool
     preprocess: bool
     postprocess: bool
-    unload: bool
     ready: bool
-    capacity: bool
 
 
 def read_hooks(cls: type, name: str) -> Hooks:
     """
     Raises:
-        TypeError: no ``predict``, or an async hook that must be sync.
+        TypeError: no ``predict``, an async hook that must be sync, or an ``is_ready`` that is a
+            method, and so always true.
     """
     if not callable(getattr(cls, "predict", None)):
         raise TypeError(f"{name}: a model needs a method predict(self, inputs)")
@@ -64,15 +62,20 @@ def read_hooks(cls: type, name: str) -> Hooks:
         function = getattr(cls, hook, None)
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(f"{name}: {hook}() must be a plain function; only predict may be async")
+    if inspect.isroutine(getattr(cls, "is_ready", None)):
+        raise TypeError(f"{name}: is_ready must be a property: write @property above it")
     return Hooks(
         kind=_kind(cls.predict),  # type: ignore[attr-defined]
-        load=callable(getattr(cls, "load", None)),
         preprocess=callable(getattr(cls, "preprocess", None)),
         postprocess=callable(getattr(cls, "postprocess", None)),
-        unload=callable(getattr(cls, "unload", None)),
         ready=hasattr(cls, "is_ready"),
-        capacity=callable(getattr(cls, "capacity", None)),
     )
+
+
+def hook_of(instance: Any, name: str) -> Callable[..., Any] | None:
+    """An optional hook, of its class or given to the instance when it was made; None: not there."""
+    hook = getattr(instance, name, None)
+    return hook if callable(hook) else None
 
 
 def _kind(predict: Callable[..., Any]) -> PredictKind:
@@ -144,8 +147,15 @@ def _annotation(
         return None
     alone = types.SimpleNamespace(__annotations__={"it": written})
     scope = getattr(function, "__globals__", {})
+    nested = {
+        key: value
+        for key, value in vars(cls).items()
+        if isinstance(value, type) or typing.get_origin(value) is not None
+    }
+    # As Python would evaluate it there, and by the name of the class, which is not bound yet.
+    names = {**local_names, cls.__name__: cls, **nested}
     try:
-        return typing.get_type_hints(alone, scope, dict(local_names), include_extras=True)["it"]
+        return typing.get_type_hints(alone, scope, names, include_extras=True)["it"]
     except NameError as error:
         raise TypeError(
             f"{name}: the annotation of {hook}() names {error.name!r}, which cannot be found:"

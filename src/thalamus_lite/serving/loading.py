@@ -14,6 +14,7 @@ from thalamus_lite.batching.execution import run_job
 from thalamus_lite.batching.group import LaneGroup
 from thalamus_lite.batching.lane import Hooks, Lane
 from thalamus_lite.batching.queue import QueuePolicy
+from thalamus_lite.model.inspection import hook_of
 from thalamus_lite.serving.threads import in_thread
 from thalamus_lite.serving.warmup import warm_up
 
@@ -140,10 +141,7 @@ async def _build(context: Context, loaded: Loaded, weights: dict[str, Path]) -> 
     )
     hooks: list[Hooks] = []
     for instance in loaded.instances:
-        per_instance = Hooks(
-            instance, preprocess=spec.hooks.preprocess, postprocess=spec.hooks.postprocess
-        )
-        hooks += [per_instance] * count
+        hooks += [Hooks(instance)] * count
     return hooks
 
 
@@ -152,8 +150,9 @@ async def _construct(spec: ModelSpec, lanes: list[Lane], weights: dict[str, Path
 
     def work() -> None:
         instance = spec.cls()
-        if spec.hooks.load:
-            instance.load(weights, lanes[0].device)
+        load_hook = hook_of(instance, "load")
+        if load_hook is not None:
+            load_hook(weights, lanes[0].device)
         made.append(instance)
 
     event = await run_job(lanes[0], lambda lane: lane.load(work))

@@ -25,6 +25,7 @@ from thalamus_lite.errors import (
 from thalamus_lite.serving.backoff import Backoff
 from thalamus_lite.serving.loaded import Loaded
 from thalamus_lite.serving.loading import load
+from thalamus_lite.serving.readiness import Readiness
 from thalamus_lite.serving.states import State, check_move
 from thalamus_lite.serving.transition import Transition
 from thalamus_lite.serving.unloading import unload
@@ -55,6 +56,7 @@ class ModelRuntime:
         self._loaded: Loaded | None = None
         self._transition = Transition(self._ended)
         self._backoff = Backoff()
+        self._readiness = Readiness(spec)
         self._waiting_inputs = 0
         self._slot: asyncio.Semaphore | None = None
         self.cause: BaseException | None = None
@@ -75,12 +77,7 @@ class ModelRuntime:
         """Loaded, not hung, and ready by the model's own word."""
         if self.state is not State.READY or self.quarantined or self._loaded is None:
             return False
-        if not self.spec.hooks.ready:
-            return True
-        try:
-            return all(bool(instance.is_ready) for instance in self._loaded.instances)
-        except Exception:
-            return False
+        return self._readiness.of(self._loaded.instances)
 
     @property
     def state_name(self) -> str:

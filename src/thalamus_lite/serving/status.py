@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from thalamus_lite.model.inspection import hook_of
 from thalamus_lite.schemas.api import ModelCapacity
 from thalamus_lite.serving.states import State
 
@@ -49,9 +50,10 @@ def model_capacity(runtime: ModelRuntime) -> ModelCapacity:
     """One entry of ``/capacity``: the model's own word, or else the declared numbers."""
     if runtime.state is not State.READY or runtime.instance is None:
         return _static(runtime, "model_not_loaded")
-    if runtime.spec.hooks.capacity and not runtime.quarantined:
+    hook = hook_of(runtime.instance, "capacity")
+    if hook is not None and not runtime.quarantined:
         try:
-            return ModelCapacity.model_validate(runtime.instance.capacity())
+            return ModelCapacity.model_validate(hook())
         except Exception:
             _log.warning("capacity() failed", exc_info=True, extra={"model": runtime.spec.key})
             return _static(runtime, "capacity_hook_error")

@@ -8,6 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.batching.execution import clear_frames, run_job
+from thalamus_lite.model.inspection import hook_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,10 +32,9 @@ async def unload(loaded: Loaded, context: Context) -> None:
         await group.drained()
         context.batcher.remove(group)
         lanes = loaded.first_lanes()
-        if loaded.spec.hooks.unload:
-            for lane, instance in zip(lanes, loaded.instances, strict=True):
-                await _log_errors(run_job(lane, functools.partial(_run_unload, instance)), loaded)
-                del instance
+        for lane, instance in zip(lanes, loaded.instances, strict=True):
+            await _log_errors(run_job(lane, functools.partial(_run_unload, instance)), loaded)
+            del instance
         alive = loaded.forget_instances()
         for lane in lanes:
             await _log_errors(run_job(lane, functools.partial(_free_memory, alive)), loaded)
@@ -45,7 +45,9 @@ async def unload(loaded: Loaded, context: Context) -> None:
 
 
 def _run_unload(instance: Any, _lane: Lane) -> None:
-    instance.unload()
+    unload_hook = hook_of(instance, "unload")
+    if unload_hook is not None:
+        unload_hook()
 
 
 def _free_memory(alive: list[Callable[[], object]], lane: Lane) -> None:
