@@ -1,6 +1,7 @@
 """The batcher, with lanes driven by hand and a clock of its own: a request is answered once."""
 
 import asyncio
+import contextvars
 import gc
 import weakref
 from collections.abc import Callable
@@ -521,3 +522,97 @@ async def test_alarm_rings_at_the_earliest_of_its_times() -> None:
     alarm.set(now, now + 1)
     await done.wait()
     assert len(rang) == 2
+
+
+async def test_rest_of_a_long_request_is_dropped_when_its_client_leaves() -> None:
+    bench = Bench(policy=QueuePolicy(1, rebound=False))
+    client = Client()
+    pending = bench.submit(*range(5), gone=client.gone)
+    await turn()
+    assert bench.group.queue.depth == 4
+    bench.now += 1
+    await until(lambda: client.watchers)
+    client.left.set()
+    await until(lambda: bench.group.queue.depth == 0)
+    bench.lanes[0].run()
+    await turn()
+    assert bench.lanes[0].jobs == []
+    assert isinstance(pending.future.exception(), ClientDisconnected)
+    assert bench.group.idle
+
+
+async def test_rest_of_a_long_request_is_answered_when_no_lane_is_left_for_it() -> None:
+    bench = Bench(policy=QueuePolicy(1, rebound=False))
+    long = bench.submit(1, 2)
+    await turn()
+    bench.lanes[0].busy_since = 1.0
+    bench.batcher.check_lanes(5.0)
+    with pytest.raises(LaneHung):
+        await long.future
+
+
+async def test_request_of_a_coroutine_has_nothing_of_the_context_of_another() -> None:
+    tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+    seen: list[str] = []
+
+    async def predict(inputs: list[Any]) -> list[Any]:
+        seen.append(tenant.get())
+        return list(inputs)
+
+    bench = Bench(predict, on_loop=True, policy=QueuePolicy(1, merges=False))
+
+    async def ask(name: str) -> None:
+        tenant.set(name)
+        await bench.submit(name).future
+
+    await asyncio.gather(ask("one"), ask("two"))
+    assert seen == ["nobody", "nobody"]
+
+
+async def test_failed_request_and_its_error_are_no_ring() -> None:
+    class Input:
+        pass
+
+    def predict(inputs: list[Any]) -> list[Any]:
+        raise ValueError
+
+    async def coroutine(inputs: list[Any]) -> list[Any]:
+        await asyncio.Event().wait()
+        return inputs
+
+    async def ask(bench: Bench, pending: PendingRequest) -> None:
+        try:
+            await pending.future
+        finally:
+            # As the route does: the error's traceback knows this frame.
+            del pending
+
+    gc.collect()
+    gc.disable()
+    try:
+        bench = Bench(predict)
+        pending = bench.submit(Input())
+        left = [weakref.ref(pending.inputs[0])]
+        task = asyncio.ensure_future(ask(bench, pending))
+        del pending
+        await turn()
+        bench.lanes[0].run()
+        with pytest.raises(ModelError):
+            await task
+        cancelled = Bench(coroutine, on_loop=True)
+        pending = cancelled.submit(Input())
+        left.append(weakref.ref(pending.inputs[0]))
+        task = asyncio.ensure_future(ask(cancelled, pending))
+        await turn()
+        cancelled.batcher.cancel(pending, DeadlineExceeded())
+        cancelled.group.cancel_unwanted()
+        del pending
+        with pytest.raises(DeadlineExceeded):
+            await task
+        await turn()
+        del task
+        cancelled.observed.clear()
+        bench.observed.clear()
+        assert [reference() for reference in left] == [None, None]
+    finally:
+        gc.enable()

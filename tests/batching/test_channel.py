@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from thalamus_lite.batching.channel import LIMIT, Channel
+from thalamus_lite.batching.channel import LIMIT, Channel, ReaderStalled
 
 
 def make() -> Channel:
@@ -155,3 +155,26 @@ def test_thread_of_a_closed_loop_puts_into_nothing() -> None:
     channel = loop.run_until_complete(within())
     loop.close()
     assert channel.put(1)
+
+
+@pytest.mark.parametrize("where", ["lane", "loop"])
+async def test_reader_that_takes_nothing_for_too_long_stops_the_producer(where: str) -> None:
+    channel = Channel(asyncio.get_running_loop(), patience_s=0.02)
+
+    async def on_loop() -> None:
+        for number in range(LIMIT + 1):
+            await channel.aput(number)
+
+    def in_lane() -> None:
+        for number in range(LIMIT + 1):
+            channel.put(number)
+
+    with pytest.raises(ReaderStalled):
+        await (asyncio.to_thread(in_lane) if where == "lane" else on_loop())
+    channel.end(ReaderStalled())
+    # What was made for it is still there, and then the reason why no more came.
+    outputs = channel.batches()
+    assert await anext(outputs) == list(range(LIMIT))
+    with pytest.raises(ReaderStalled):
+        await anext(outputs)
+    assert channel.error is None

@@ -1,8 +1,10 @@
 """What runs again when a pass fails, and the ways between a lane and the event loop."""
 
 import asyncio
+import gc
 import math
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -213,12 +215,86 @@ async def test_batch_of_a_coroutine_model_that_is_cancelled_says_so(lane: Lane) 
         await task
 
 
-async def test_coroutine_that_raises_a_cancellation_of_its_own_fails_its_batch(lane: Lane) -> None:
+async def test_coroutine_that_awaits_what_it_cancelled_fails_for_the_input_at_fault(
+    lane: Lane,
+) -> None:
     async def predict(inputs: list[int]) -> list[int]:
-        raise asyncio.CancelledError
+        if 3 in inputs:
+            helper = asyncio.ensure_future(asyncio.sleep(10))
+            helper.cancel()
+            await helper
+        return inputs
 
+    report = await run_on_loop(lane, hooks_of(predict), [[n] for n in range(5)], True)
+    assert report.outputs == [[0], [1], [2], None, [4]]
+    assert isinstance(report.errors[3], asyncio.CancelledError)
+
+
+async def test_hook_in_a_lane_is_waited_for_though_its_caller_is_cancelled(lane: Lane) -> None:
+    door = threading.Event()
+    task = asyncio.ensure_future(call(lane, door.wait, 10))
+    await asyncio.sleep(0)
+    task.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not task.done()
+    door.set()
     with pytest.raises(asyncio.CancelledError):
-        await run_on_loop(lane, hooks_of(predict), [[1]], True)
+        await task
+    door.clear()
+    again = asyncio.ensure_future(call(lane, door.wait, 10))
+    await asyncio.sleep(0)
+    again.cancel()
+    await asyncio.sleep(0)
+    again.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await again
+    door.set()
+
+
+async def test_postprocess_that_yields_runs_in_the_lane(lane: Lane) -> None:
+    threads: set[int] = set()
+
+    class Yields:
+        async def predict(self, inputs: list[int]) -> list[int]:
+            return inputs
+
+        def postprocess(self, outputs: list[int]) -> Any:
+            for output in outputs:
+                threads.add(threading.get_ident())
+                yield output + 1
+
+    report = await run_on_loop(lane, Hooks(Yields()), [[1], [2]], True)
+    assert report.outputs == [[2], [3]]
+    assert threads == {lane._thread.ident}
+
+
+class Held:
+    """What a hook works with, and must let go when it has failed."""
+
+
+class Raised(ValueError):
+    """One that can be looked for."""
+
+
+async def test_failed_coroutine_and_its_error_are_no_ring(lane: Lane) -> None:
+    held: list[weakref.ref[Any]] = []
+
+    async def predict(inputs: list[int]) -> list[int]:
+        local = Held()
+        held.append(weakref.ref(local))
+        raise Raised
+
+    gc.collect()
+    gc.disable()
+    try:
+        report = await run_on_loop(lane, hooks_of(predict), [[1]], True)
+        errors = [weakref.ref(error) for error in report.errors]
+        assert held[0]() is None
+        del report
+        assert errors[0]() is None
+    finally:
+        gc.enable()
 
 
 async def test_what_a_lane_returns_or_raises_comes_back_to_the_loop(lane: Lane) -> None:

@@ -222,3 +222,16 @@ def test_a_device_without_a_limit_starts_everyone_at_once() -> None:
     for key in "abc":
         world.arrive(world.model(key, 0.1))
     assert world.order == ["a", "b", "c"]
+
+
+def test_what_takes_no_slot_keeps_nobody_from_the_device() -> None:
+    scheduler = Scheduler(lambda device: 2, Random(0))
+    lanes = [("gpu", number) for number in range(8)]
+    waits = scheduler.add("stream", QueuePolicy(1, merges=False, takes_slot=False), lanes)
+    for _ in range(8):
+        scheduler.arrive(waits, Ticket(1), 0.0)
+    assert len(scheduler.dispatch(0.0).batches) == 8
+    computes = scheduler.add("batch", QueuePolicy(1, rebound=False), lanes)
+    for _ in range(8):
+        scheduler.arrive(computes, Ticket(1), 0.0)
+    assert len(scheduler.dispatch(0.0).batches) == 2

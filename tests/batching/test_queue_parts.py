@@ -127,7 +127,7 @@ def test_a_safe_size_that_fails_is_safe_no_more() -> None:
 
 
 def test_an_unknown_drain_rate_is_zero() -> None:
-    assert DrainRate().per_second() == DrainRate().per_second_now(5.0) == 0.0
+    assert DrainRate().per_second() == DrainRate().per_second_now(5.0, 5.0) == 0.0
 
 
 def test_the_drain_rate_counts_busy_time_only() -> None:
@@ -147,9 +147,16 @@ def test_the_drain_rate_of_two_lanes_is_their_sum() -> None:
 def test_a_lane_that_hangs_lowers_the_rate_of_a_busy_queue() -> None:
     drain = DrainRate()
     drain.ran(10, 0.0, 1.0)
-    assert drain.per_second_now(1.0) == pytest.approx(10.0)
-    assert drain.per_second_now(100.0) == pytest.approx(0.1)
+    assert drain.per_second_now(0.0, 1.0) == pytest.approx(10.0)
+    assert drain.per_second_now(0.0, 100.0) == pytest.approx(0.1)
     assert drain.per_second() == pytest.approx(10.0)
+
+
+def test_idle_time_before_a_batch_does_not_lower_the_rate_of_a_busy_queue() -> None:
+    drain = DrainRate()
+    drain.ran(10, 0.0, 1.0)
+    assert drain.per_second_now(3600.0, 3600.0) == pytest.approx(10.0)
+    assert drain.per_second_now(3600.0, 3601.0) == pytest.approx(5.0)
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(0, 30)), max_size=60))

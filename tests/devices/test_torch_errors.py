@@ -168,3 +168,22 @@ def test_the_real_torch_running_out_of_host_memory_is_known() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert is_out_of_memory(raised.value)
+
+
+def test_group_is_what_is_in_it(fake_torch: Any) -> None:
+    torch = fake_torch()
+    lost = torch.AcceleratorError("CUDA error: device-side assert triggered")
+    lost.error_code = 710
+    assert is_fatal(ExceptionGroup("of tasks", [ValueError(), lost]))
+    full = caused(ExceptionGroup("of tasks", [torch.OutOfMemoryError("CUDA out of memory.")]))
+    assert is_out_of_memory(full)
+    assert not is_fatal(full)
+
+
+def test_error_without_words_is_an_ordinary_one() -> None:
+    class Wordless(RuntimeError):
+        def __str__(self) -> str:
+            return self.args[1]  # type: ignore[no-any-return]
+
+    assert not is_fatal(Wordless())
+    assert not is_out_of_memory(Wordless())

@@ -178,3 +178,18 @@ async def test_non_critical_model_with_bad_examples_leaves_the_others_serving() 
         assert answers(await client.post("/predict", json=body("x"))) == ["x"]
         states = {m["id"]: m["error"] for m in (await client.get("/health")).json()["models"]}
         assert states == {"bad": "model_error", "good": None}
+
+
+async def test_hook_that_changes_its_inputs_does_not_change_the_examples() -> None:
+    app = Thalamus()
+
+    @app.model(model_id="m", max_batch_size=4, examples=[{"text": "a"}, {"text": "b"}])
+    class Model:
+        def predict(self, inputs: list[In]) -> list[Out]:
+            for item in inputs:
+                item.text += "!"
+            return [Out(text=item.text) for item in inputs]
+
+    async with AsyncClient(app) as client:
+        schema = (await client.get("/schema/m")).json()
+        assert schema["examples"] == [{"text": "a"}, {"text": "b"}]

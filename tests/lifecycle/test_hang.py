@@ -371,3 +371,84 @@ async def test_stream_that_hangs_is_quarantined_and_one_with_a_slow_reader_is_no
         assert look(app) == "quarantined"
         door.open()
         assert len(answers(await line.answer())) == 200
+
+
+async def test_lane_hook_of_a_coroutine_model_that_hangs_ends_in_quarantine() -> None:
+    app = Thalamus()
+    door = Door()
+
+    @app.model(model_id="m")
+    class Model:
+        def preprocess(self, inputs: list[In]) -> list[In]:
+            if inputs[0].text == "hang":
+                door.wait()
+            return inputs
+
+        async def predict(self, inputs: list[In]) -> list[Out]:
+            return [Out(text=item.text) for item in inputs]
+
+    async with AsyncClient(app) as client:
+        for _ in range(3):
+            answer = await client.post(
+                "/predict", json=body("hang"), headers={"X-Timeout-Ms": "20"}
+            )
+            assert answer.json()["code"] == "deadline_exceeded"
+        # The lane is not free while the hook is in it: the other two wait, and nothing piles up.
+        assert door.entered == 1
+        assert look(app) == "quarantined"
+        assert (await client.get("/ready")).status == 503
+        refused = await client.post("/predict", json=body("x"))
+        assert refused.json()["code"] == "lane_hung"
+        door.open()
+        await until(lambda: state_of(app, "m@1.0.0") == "ready")
+        assert answers(await client.post("/predict", json=body("x"))) == ["x"]
+
+
+async def test_unload_of_a_coroutine_that_hangs_is_told_so() -> None:
+    app = Thalamus()
+    gate = asyncio.Event()
+
+    @app.model(model_id="m", max_concurrent_requests=2)
+    class Model:
+        async def predict(self, inputs: list[In]) -> list[Out]:
+            await gate.wait()
+            return [Out(text=item.text) for item in inputs]
+
+    async with AsyncClient(app) as client:
+        hung = client.begin("POST", "/predict", json=body("x"))
+        await until(lambda: runtime_of(app, "m@1.0.0").inflight == 1)
+        await asyncio.sleep(0.01)
+        unload = client.begin("POST", "/models/m/unload")
+        await until(lambda: state_of(app, "m@1.0.0") == "draining")
+        look(app)
+        answer = await unload.answer()
+        assert (answer.status, answer.json()["code"]) == (503, "lane_hung")
+        gate.set()
+        assert answers(await hung.answer()) == ["x"]
+        await until(lambda: state_of(app, "m@1.0.0") == "unloaded")
+
+
+async def test_coroutine_that_hangs_at_warm_up_does_not_keep_others_from_loading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("THALAMUS_LOAD_CONCURRENCY", "1")
+    app = Thalamus(load="background")
+    gate = asyncio.Event()
+
+    @app.model(model_id="m", examples=[{"text": "x"}])
+    class Model:
+        async def predict(self, inputs: list[In]) -> list[Out]:
+            await gate.wait()
+            return [Out(text=item.text) for item in inputs]
+
+    @app.model(model_id="good")
+    class Good:
+        def predict(self, inputs: list[In]) -> list[Out]:
+            return [Out(text=item.text) for item in inputs]
+
+    async with AsyncClient(app) as client:
+        await until(lambda: look(app) == "quarantined")
+        await until(lambda: state_of(app, "good@1.0.0") == "ready")
+        assert answers(await client.post("/predict", json=body("x", model="good"))) == ["x"]
+        gate.set()
+        await until(lambda: state_of(app, "m@1.0.0") == "ready")

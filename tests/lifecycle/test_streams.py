@@ -438,3 +438,19 @@ async def test_unload_waits_for_a_stream_and_a_drain_ends_it(
         answer = await forever.answer()
         assert (answer.status, answer.json()["code"]) == (503, "draining")
         assert stream.closed[-1] == "finally"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_client_that_stops_reading_gives_the_lane_back_in_time(kind: str) -> None:
+    stream = Stream(kind)
+    async with AsyncClient(stream.app) as client:
+        line = Line(stream.app, body("1000"), accept="text/event-stream", x_timeout_ms="300")
+        assert answers(await client.post("/predict", json=body("3"))) == numbers(3)
+        assert "GeneratorExit" in stream.closed
+        unload = await client.post("/models/m/unload")
+        assert unload.json()["unloaded"] is True
+        for _ in range(LIMIT + 10):
+            line.reads.release()
+        await line.task
+        assert b"event: error" in line.sent[-1]["body"]
+        assert b"deadline_exceeded" in line.sent[-1]["body"]

@@ -80,6 +80,9 @@ class PredictRoute:
                 service.abandon(pending)
             service.refused(spec, ClientDisconnected())
             raise
+        finally:
+            # An error knows this frame, and the request knows the error.
+            pending = None
 
     def _answer(self, spec: ModelSpec, pending: PendingRequest, outputs: bytes) -> Response:
         latency_s = time.monotonic() - pending.received

@@ -47,7 +47,7 @@ class Admission:
 
     def retry_after_s(self, queue: ModelQueue, now: float) -> float:
         """Backlog over measured drain rate, and up to a quarter longer; in [1, 60] s."""
-        rate = queue.drain.per_second_now(now)
+        rate = queue.drain.per_second_now(queue.busy_since(now), now)
         seconds = queue.depth / rate if rate > 0.0 else 0.0
         seconds = min(max(seconds, _SHORTEST_RETRY_S), _LONGEST_RETRY_S / (1.0 + _JITTER))
         return seconds * (1.0 + _JITTER * self._random.random())

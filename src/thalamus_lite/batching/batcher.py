@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.batching.alarm import Alarm
 from thalamus_lite.batching.disconnects import Disconnects
-from thalamus_lite.batching.execution import run_in_lane, run_on_loop, tell
+from thalamus_lite.batching.execution import bare, run_in_lane, run_on_loop, tell
 from thalamus_lite.batching.streaming import stream_in_lane, stream_on_loop
 from thalamus_lite.batching.tasks import Tasks
 from thalamus_lite.batching.ticket import DONE, QUEUED
@@ -111,7 +111,7 @@ class Batcher:
 
     def fail_waiting(self, group: LaneGroup, error: ThalamusError) -> None:
         """Answer all that still waits for a lane of ``group`` and has no deadline of its own."""
-        for pending in group.queued():
+        for pending in group.waiting():
             if pending.deadline is None:
                 self.cancel(pending, error)
 
@@ -123,9 +123,9 @@ class Batcher:
             group.cancel_unwanted()
 
     def fail_queued(self, error: ThalamusError) -> None:
-        """Answer everything that has not begun to run, of every model."""
+        """Answer everything that waits for a lane, of every model."""
         for group in self._groups.values():
-            for pending in group.queued():
+            for pending in group.waiting():
                 self.cancel(pending, error)
 
     def stop(self) -> None:
@@ -176,6 +176,7 @@ class Batcher:
             tell(self.loop, self._complete, batch, group, group.lost(batch, error))
             raise
         tell(self.loop, self._complete, batch, group, report)
+        del batch, report  # an error's traceback leads here, and must not lead on to itself
 
     async def _run_on_loop(self, batch: Batch, group: LaneGroup, lane: Lane) -> None:
         lane.awaiting_since = time.monotonic()
@@ -183,10 +184,11 @@ class Batcher:
             hooks = group.hooks[batch.lane.index]
             report = await run_on_loop(lane, hooks, group.units(batch), group.idempotent)
         except BaseException as error:
-            report = group.lost(batch, error)
+            report = group.lost(batch, bare(error))
         finally:
             lane.awaiting_since = None
         self._complete(batch, group, report)
+        del batch, report  # as above
 
     def _run_task(self, batch: Batch, group: LaneGroup, work: Coroutine[Any, Any, None]) -> None:
         task = self._tasks.spawn(work, functools.partial(self._task_ended, batch, group))
@@ -225,11 +227,13 @@ class Batcher:
     ) -> None:
         pending: PendingRequest = batch.chunks[0].ticket  # type: ignore[assignment]
         now = self.clock()
-        # Its time was the reader's as much as its own: nothing is learned from it.
-        self.scheduler.done(batch, now, ran=0)
+        # What its reader took is not the model's. Nothing is learned from it.
+        self.scheduler.done(batch, now, ran=0, took_s=pending.times.seconds)
         self._lane_done(batch, group, now)
-        wrapped = None
-        if error is not None:
+        wrapped: ThalamusError | None = None
+        if isinstance(error, ThalamusError):
+            wrapped = error
+        elif error is not None:
             wrapped = ModelError(f"{group.key} failed: {type(error).__name__}")
             wrapped.__cause__ = error
         self._finish(pending, wrapped)

@@ -1,9 +1,9 @@
 """Outputs of a streaming model, on their way from a lane to one reader on the event loop.
 
-At most ``LIMIT`` outputs wait: a producer faster than its reader waits in turn. The reader takes
-all that is there at once, so a fast producer costs one wake-up for many outputs. Closing the
-channel is how a reader says that nobody listens any more; the producer learns of it at its next
-output.
+At most ``LIMIT`` outputs wait: a producer faster than its reader waits in turn, but not for ever,
+since it holds a lane. The reader takes all that is there at once, so a fast producer costs one
+wake-up for many outputs. Closing the channel is how a reader says that nobody listens any more; the
+producer learns of it at its next output.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.batching.execution import tell
+from thalamus_lite.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,11 +22,19 @@ if TYPE_CHECKING:
 LIMIT = 64
 
 
-class Channel:
-    """One producer, in a thread or on the loop; one reader on the loop."""
+class ReaderStalled(DeadlineExceeded):
+    """The client does not read what it asked for."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+
+class Channel:
+    """One producer, in a thread or on the loop; one reader on the loop.
+
+    ``patience_s`` is how long the producer waits for a reader that takes nothing.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, patience_s: float | None = None) -> None:
         self._loop = loop
+        self._patience_s = patience_s
         self._items: deque[Any] = deque()
         self._space = threading.Event()
         self._wake: asyncio.Event = asyncio.Event()
@@ -36,12 +45,20 @@ class Channel:
         self.error: BaseException | None = None
 
     def put(self, item: Any) -> bool:
-        """Hand over one output from a lane's thread, once there is room; False: nobody listens."""
+        """Hand over one output from a lane's thread, once there is room; False: nobody listens.
+
+        Raises:
+            ReaderStalled: there was no room for too long.
+        """
         while len(self._items) >= LIMIT and not self.closed:
             self._space.clear()
             # Looked at again after the clear: the reader may have made room in between.
-            if len(self._items) >= LIMIT and not self.closed:
-                self._space.wait()
+            if (
+                len(self._items) >= LIMIT
+                and not self.closed
+                and not self._space.wait(self._patience_s)
+            ):
+                raise ReaderStalled
         if self.closed:
             return False
         self._items.append(item)
@@ -54,7 +71,11 @@ class Channel:
         """The same from the loop."""
         while len(self._items) >= LIMIT and not self.closed:
             self._drained.clear()
-            await self._drained.wait()
+            try:
+                async with asyncio.timeout(self._patience_s):
+                    await self._drained.wait()
+            except TimeoutError:
+                raise ReaderStalled from None
         if self.closed:
             return False
         self._items.append(item)
@@ -104,7 +125,13 @@ class Channel:
                 yield items
                 patience_s = gap_s
         if self.error is not None:
-            raise self.error
+            raise self._take_error()
+
+    def _take_error(self) -> BaseException:
+        """The error, once: its traceback will know the reader, which must not lead back to it."""
+        error, self.error = self.error, None
+        assert error is not None
+        return error
 
     def _take(self) -> list[Any]:
         items: list[Any] = []

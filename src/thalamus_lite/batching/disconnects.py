@@ -91,7 +91,9 @@ def _unwatched(group: LaneGroup, before: float) -> Iterator[PendingRequest]:
     """
     for ticket in reversed(group.queue.waiting):
         pending: PendingRequest = ticket  # type: ignore[assignment]
-        if pending.state is QUEUED and pending.enqueued_at <= before:
-            if pending.watcher is not None:
-                return
+        if pending.enqueued_at > before:
+            continue
+        if pending.watcher is None:
             yield pending
+        elif pending.state is QUEUED:
+            return

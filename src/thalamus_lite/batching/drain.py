@@ -26,8 +26,11 @@ class DrainRate:
         """0.0 while unknown."""
         return self._inputs / self._seconds if self._seconds > 0.0 else 0.0
 
-    def per_second_now(self, now: float) -> float:
-        """The same while the queue is known to be busy: a lane that hangs lowers it."""
+    def per_second_now(self, busy_since: float, now: float) -> float:
+        """The same while the queue is busy, and has been since ``busy_since`` at least: a lane that
+        hangs lowers it.
+        """
         if self._seconds <= 0.0:
             return 0.0
-        return self._inputs / (self._seconds + max(0.0, now - self._last))
+        since = busy_since if busy_since > self._last else self._last
+        return self._inputs / (self._seconds + max(0.0, now - since))

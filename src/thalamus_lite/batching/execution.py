@@ -31,8 +31,10 @@ def run_in_lane(lane: Lane, hooks: Hooks, units: Sequence[list[Any]], idempotent
         try:
             inputs = plan.send(outcome)
         except StopIteration as end:
-            report: Report = end.value
-            return report
+            return end.value  # type: ignore[no-any-return]
+        finally:
+            # An error's traceback knows this frame, by way of its own: it must not lead back.
+            del outcome
         # Each pass is progress: a search among many inputs is no hang.
         lane.touch()
 
@@ -69,6 +71,16 @@ def clear_frames(error: BaseException) -> None:
             seen.add(id(link))
             traceback.clear_frames(link.__traceback__)
             links += [link.__cause__, link.__context__]
+            if isinstance(link, BaseExceptionGroup):
+                links += link.exceptions
+
+
+def bare(error: BaseException) -> BaseException:
+    """A cancellation, without the frames that it went through: they hold the batch, and the hook's
+    tensors.
+    """
+    clear_frames(error)
+    return error.with_traceback(None)
 
 
 async def run_on_loop(
@@ -81,19 +93,26 @@ async def run_on_loop(
         outcome: Ran | Failed
         try:
             outcome = await _pass_on_loop(lane, hooks, inputs)
-        except asyncio.CancelledError:
-            plan.close()
-            raise
         except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
+                plan.close()
+                raise
             outcome = failed(error, lane.backend)
         if isinstance(outcome, Failed) and outcome.out_of_memory:
             await run_job(lane, _empty_cache)
         try:
             inputs = plan.send(outcome)
         except StopIteration as end:
-            report: Report = end.value
-            return report
+            return end.value  # type: ignore[no-any-return]
+        finally:
+            del outcome  # as above
         lane.awaiting_since = time.monotonic()
+
+
+def _is_being_cancelled() -> bool:
+    """Whether this task was told to stop; a hook may also await what it has cancelled itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _pass_on_loop(lane: Lane, hooks: Hooks, inputs: list[Any]) -> Ran:
@@ -108,15 +127,22 @@ async def _pass_on_loop(lane: Lane, hooks: Hooks, inputs: list[Any]) -> Ran:
     predict_start = clock()
     outputs = await hooks.predict(prepared)
     predicted_at = clock()
-    if hooks.postprocess is not None:
-        outputs = await call(lane, hooks.postprocess, outputs)
+    if hooks.postprocess is None:
+        listed = as_outputs(outputs, count)
+    else:
+        postprocess = hooks.postprocess
+        # One that yields runs here, where its results are read.
+        listed = await call(lane, lambda: as_outputs(postprocess(outputs), count))
         post_s = clock() - predicted_at
-    times = Times(pre_s, predicted_at - predict_start, post_s)
-    return Ran(as_outputs(outputs, count), times)
+    return Ran(listed, Times(pre_s, predicted_at - predict_start, post_s))
 
 
 async def call(lane: Lane, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a hook in a lane's thread, inside its stream; its result is complete on the device."""
+    """Run a hook in a lane's thread, inside its stream; its result is complete on the device.
+
+    Cancelled, it still waits for the hook, which cannot be stopped: until then its lane is not
+    free. A second time it does not.
+    """
 
     def work(lane: Lane) -> Any:
         stream = lane.open_stream()
@@ -130,16 +156,31 @@ async def call(lane: Lane, function: Callable[..., Any], *arguments: Any) -> Any
         done.synchronize()
         return result
 
-    return await run_job(lane, work)
+    future = _posted(lane, work)
+    try:
+        await asyncio.wait([future])
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
+        # Nobody wants it any more, not even its error.
+        future.exception()
+        raise
+    try:
+        return future.result()
+    finally:
+        # The error it may have raised knows this frame.
+        del future
 
 
 async def run_job(lane: Lane, work: Callable[[Lane], Any]) -> Any:
     """Run ``work(lane)`` in a lane's thread and wait for it on the loop."""
+    return await _posted(lane, work)
+
+
+def _posted(lane: Lane, work: Callable[[Lane], Any]) -> asyncio.Future[Any]:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
-
     lane.post(functools.partial(report_to, loop, future, work))
-    return await future
+    return future
 
 
 def report_to(

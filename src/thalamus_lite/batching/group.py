@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.batching.passes import Report
-from thalamus_lite.batching.ticket import QUEUED, Ticket
+from thalamus_lite.batching.ticket import Ticket
 from thalamus_lite.batching.times import NONE, Times
 from thalamus_lite.errors import ModelError
 
@@ -146,9 +146,9 @@ class LaneGroup:
         count = len(batch.chunks)
         return Report([None] * count, [error] * count)
 
-    def queued(self) -> list[PendingRequest]:
-        """The requests of which nothing has begun to run."""
-        return [pending for pending in self.live if pending.state is QUEUED]
+    def waiting(self) -> list[PendingRequest]:
+        """The requests of which something waits for a lane, if only the rest of a long one."""
+        return [pending for pending in self.live if pending.queue is not None]
 
     def cancel_unwanted(self) -> None:
         """Stop coroutines that nobody waits for any more; a thread cannot be stopped."""
@@ -164,7 +164,7 @@ class LaneGroup:
             index
             for index, lane in enumerate(self.lanes)
             if index not in self.hung
-            and (since := lane.awaiting_since if self.on_loop else lane.busy_since) is not None
+            and (since := lane.working_since) is not None
             and since <= before
         ]
 

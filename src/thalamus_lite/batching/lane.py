@@ -69,6 +69,16 @@ class Lane:
         self._ready: Event | None = None
         self._thread = self._new_thread()
 
+    @property
+    def working_since(self) -> float | None:
+        """When the hook that runs began, here or on the loop in this lane's name; the older one
+        where both do.
+        """
+        busy, awaiting = self.busy_since, self.awaiting_since
+        if busy is None or awaiting is None:
+            return awaiting if busy is None else busy
+        return min(busy, awaiting)
+
     def start(self) -> None:
         self._thread.start()
 

@@ -99,6 +99,11 @@ class ModelQueue:
         if self.ceiling.now < self.ceiling.declared:
             self.ceiling.succeeded(size)
 
+    def busy_since(self, now: float) -> float:
+        """When the oldest batch that runs began; where none does, when the head came."""
+        started = [lane.batch.started_at for lane in self.lanes if lane.batch is not None]
+        return min(started) if started else now - self.oldest_wait_s(now)
+
     def oldest_wait_s(self, now: float) -> float:
         """How long the head has waited; 0.0 when none waits."""
         head = self.waiting.head

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class QueuePolicy:
     """``merges=False``: one request is one batch, whole, whatever its size (``max_batch_size`` is
-    then not looked at). ``max_queue_size`` counts waiting inputs."""
+    then not looked at). ``max_queue_size`` counts waiting inputs. ``takes_slot=False``: its batches
+    do not count among those that may run at once on a device; a stream that waits for its reader,
+    or a coroutine for the network, would keep the device from every other model."""
 
     max_batch_size: int
     merges: bool = True
     max_queue_size: int = 1024
     rebound: bool = True
+    takes_slot: bool = True
 
     def __post_init__(self) -> None:
         if self.max_batch_size < 1 or self.max_queue_size < 1:

@@ -80,7 +80,7 @@ class Scheduler:
         """``device_slots(key)``: the batches that may run at once on a device; None: no limit."""
         self._device_slots = device_slots
         self._admission = Admission(Random() if random is None else random)
-        self._devices: dict[str, Device] = {}
+        self._devices: dict[tuple[str, bool], Device] = {}
         self._deadlines = Deadlines()
         self._holds = Holds()
 
@@ -91,7 +91,8 @@ class Scheduler:
         for device_key, index in lanes:
             share = shares.get(device_key)
             if share is None:
-                share = shares[device_key] = Share(queue, self._device(device_key))
+                device = self._device(device_key, policy.takes_slot)
+                share = shares[device_key] = Share(queue, device)
             slot = LaneSlot(share, index)
             share.free.append(slot)
             queue.lanes.append(slot)
@@ -224,10 +225,11 @@ class Scheduler:
         """Seconds until the backlog should be gone, jittered, in [1, 60]."""
         return self._admission.retry_after_s(queue, now)
 
-    def _device(self, key: str) -> Device:
-        device = self._devices.get(key)
+    def _device(self, key: str, limited: bool) -> Device:
+        device = self._devices.get((key, limited))
         if device is None:
-            device = self._devices[key] = Device(key, self._device_slots(key))
+            slots = self._device_slots(key) if limited else None
+            device = self._devices[key, limited] = Device(key, slots)
         return device
 
     def _free(self, lane: LaneSlot, now: float) -> None:

@@ -73,12 +73,15 @@ def stream_in_lane(
             try:
                 for output in outputs:
                     made = clock()
-                    items = [output] if hooks.postprocess is None else hooks.postprocess([output])
+                    items = [output]
+                    if hooks.postprocess is not None:
+                        # One that yields runs here, ahead of the event.
+                        items = as_list(hooks.postprocess(items))
                     stream.record().synchronize()
                     times.add(made - resumed, clock() - made)
                     # The wait for a slow reader is not the model's.
                     lane.busy_since = None
-                    for item in as_list(items):
+                    for item in items:
                         if not channel.put(item):
                             return
                     lane.touch()
@@ -95,6 +98,8 @@ def stream_in_lane(
         times.write(pending, group)
         fatal = error is not None and failed(error, lane.backend).fatal
         tell(loop, ended, error, fatal)
+        # Its traceback knows this frame, which must not know the error.
+        del error
 
 
 def _preprocess(hooks: Hooks, pending: PendingRequest, start: float) -> Any:
@@ -103,6 +108,12 @@ def _preprocess(hooks: Hooks, pending: PendingRequest, start: float) -> Any:
     prepared = hooks.preprocess(pending.inputs)
     pending.times.preprocess_s = time.perf_counter() - start
     return prepared
+
+
+def _postprocess(hooks: Hooks, items: list[Any]) -> list[Any]:
+    postprocess = hooks.postprocess
+    assert postprocess is not None
+    return as_list(postprocess(items))
 
 
 def _close(outputs: Any) -> None:
@@ -136,10 +147,10 @@ async def stream_on_loop(
                 made = clock()
                 items = [output]
                 if hooks.postprocess is not None:
-                    items = await call(lane, hooks.postprocess, [output])
+                    items = await call(lane, _postprocess, hooks, items)
                 times.add(made - resumed, clock() - made)
                 lane.awaiting_since = None
-                for item in as_list(items):
+                for item in items:
                     if not await channel.aput(item):
                         return
                 lane.awaiting_since = time.monotonic()
@@ -153,4 +164,6 @@ async def stream_on_loop(
     finally:
         lane.awaiting_since = None
         times.write(pending, group)
-        ended(error, False)
+        fatal = error is not None and failed(error, lane.backend).fatal
+        ended(error, fatal)
+        del error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ class Tasks:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._context = contextvars.copy_context()
         self._running: set[Task] = set()
 
     def spawn(
@@ -26,7 +28,8 @@ class Tasks:
         """Run ``work``. Who is told by ``ended`` must `forget` the task, since a second callback
         would be a second turn of the loop.
         """
-        task = self._loop.create_task(work)
+        # Whoever happens to start it may be another request, whose context is none of its business.
+        task = self._loop.create_task(work, context=self._context.copy())
         self._running.add(task)
         task.add_done_callback(ended or self.forget)
         return task

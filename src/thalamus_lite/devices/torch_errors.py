@@ -89,7 +89,7 @@ def _out_of_memory(error: BaseException) -> bool:
         return True
     if _code(error) == MEMORY_ALLOCATION:
         return True
-    return isinstance(error, RuntimeError) and str(error).startswith(_MEMORY_TEXTS)
+    return isinstance(error, RuntimeError) and _text(error).startswith(_MEMORY_TEXTS)
 
 
 def _fatal(error: BaseException) -> bool:
@@ -100,10 +100,18 @@ def _fatal(error: BaseException) -> bool:
         texts = _TRITON_FATAL_TEXTS
         if _torch_class("AcceleratorError") is _Never:
             texts += _FATAL_TEXTS
-        return str(error).startswith(texts)
-    return isinstance(error, _torch_class("AcceleratorError")) and str(error).startswith(
+        return _text(error).startswith(texts)
+    return isinstance(error, _torch_class("AcceleratorError")) and _text(error).startswith(
         _FATAL_TEXTS
     )
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        # A class of the user's, whose __str__ fails.
+        return ""
 
 
 def _code(error: BaseException) -> int | None:
@@ -127,13 +135,18 @@ def _torch_class(name: str) -> type[BaseException]:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """``error`` and what it came from, as a traceback would show it."""
+    """``error`` and what it came from, as a traceback would show it; all of a group."""
     seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
+    links: list[BaseException | None] = [error]
+    while links:
+        link = links.pop()
+        if link is None or id(link) in seen:
+            continue
         seen.add(id(link))
         yield link
         if link.__cause__ is None and not link.__suppress_context__:
-            link = link.__context__
+            links.append(link.__context__)
         else:
-            link = link.__cause__
+            links.append(link.__cause__)
+        if isinstance(link, BaseExceptionGroup):
+            links += link.exceptions

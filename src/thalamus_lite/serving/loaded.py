@@ -85,7 +85,7 @@ class Loaded:
     def busy_before(self, moment: float) -> bool:
         """Whether a lane has run one hook since before ``moment``, in monotonic seconds."""
         return any(
-            (since := lane.busy_since) is not None and since <= moment for lane in self.lanes
+            (since := lane.working_since) is not None and since <= moment for lane in self.lanes
         )
 
     def let_go(self, then: Callable[[], None] = lambda: None) -> None:

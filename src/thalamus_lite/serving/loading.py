@@ -63,6 +63,7 @@ async def load(loaded: Loaded, context: Context) -> LaneGroup:
             max_batch_size=spec.policy.most,
             merges=spec.policy.merges,
             max_queue_size=spec.policy.max_queue_size,
+            takes_slot=not (spec.streams or spec.hooks.kind.on_loop),
         )
         group = loaded.group = LaneGroup(
             spec.key,

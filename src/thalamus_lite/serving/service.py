@@ -125,7 +125,8 @@ class Service:
         Closing the iterator early closes the model's generator.
         """
         loop = self.batcher.loop
-        pending.channel = channel = Channel(loop)
+        patience_s = self.context.watchdog_s if pending.timeout_s is None else pending.timeout_s
+        pending.channel = channel = Channel(loop, patience_s)
         if not self.submit(spec, pending):
             await self.submit_when_up(spec, pending)
         with self._holding(self.runtime(spec)):

@@ -8,6 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.batching.execution import clear_frames, run_job
+from thalamus_lite.batching.lane import outlive
 from thalamus_lite.model.inspection import hook_of
 
 if TYPE_CHECKING:
@@ -44,10 +45,15 @@ async def unload(loaded: Loaded, context: Context) -> None:
         raise
 
 
-def _run_unload(instance: Any, _lane: Lane) -> None:
+def _run_unload(instance: Any, lane: Lane) -> None:
     unload_hook = hook_of(instance, "unload")
-    if unload_hook is not None:
-        unload_hook()
+    if unload_hook is None:
+        return
+    with lane.open_stream() as stream:
+        try:
+            unload_hook()
+        finally:
+            outlive(stream)
 
 
 def _free_memory(alive: list[Callable[[], object]], lane: Lane) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import time
 from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.batching.channel import LIMIT
@@ -26,22 +28,29 @@ async def warm_up(spec: ModelSpec, group: LaneGroup) -> None:
     """
     if spec.examples is None:
         return
-    examples = list(spec.examples)
+    count = len(spec.examples)
     for index in range(len(group.lanes)):
         if spec.streams:
-            await _drain_stream(spec, group, index, examples[:1])
+            await _drain_stream(spec, group, index, _examples(spec, 0, 1))
             continue
-        alone = [(await _run(spec, group, index, [example], f"examples[{number}]"))[0]
-                 for number, example in enumerate(examples)]  # fmt: skip
-        if len(examples) > 1:
+        alone = [
+            (await _run(spec, group, index, _examples(spec, number, number + 1),
+                        f"examples[{number}]"))[0]
+            for number in range(count)
+        ]  # fmt: skip
+        if count > 1:
             await _check_parity(spec, group, index, alone)
 
 
+def _examples(spec: ModelSpec, start: int, stop: int) -> list[Any]:
+    """Copies: a hook may change what it is given."""
+    return copy.deepcopy(list((spec.examples or ())[start:stop]))
+
+
 async def _check_parity(spec: ModelSpec, group: LaneGroup, index: int, alone: list[Any]) -> None:
-    examples = list(spec.examples or ())
-    step = spec.policy.most if spec.policy.merges else len(examples)
-    for start in range(0, len(examples), max(step, 1)):
-        part = examples[start : start + step]
+    step = spec.policy.most if spec.policy.merges else len(alone)
+    for start in range(0, len(alone), max(step, 1)):
+        part = _examples(spec, start, start + step)
         label = f"examples[{start}:{start + len(part)}]"
         for offset, output in enumerate(await _run(spec, group, index, part, label)):
             found = difference(alone[start + offset], output)
@@ -58,6 +67,7 @@ async def _run(
     lane, hooks = group.lanes[index], group.hooks[index]
     try:
         if group.on_loop:
+            lane.awaiting_since = time.monotonic()
             report = await run_on_loop(lane, hooks, [inputs], False)
             if report.errors[0] is not None:
                 raise tame(report.errors[0])
@@ -68,6 +78,8 @@ async def _run(
         spec.outputs.dump(outputs)
     except Exception as error:
         raise ModelError(f"{spec.key}: {label} failed at warm-up: {error}") from error
+    finally:
+        lane.awaiting_since = None
     return outputs
 
 
@@ -79,6 +91,7 @@ async def _drain_stream(spec: ModelSpec, group: LaneGroup, index: int, inputs: l
         if hooks.preprocess is not None:
             prepared = await call(lane, hooks.preprocess, inputs)
         if group.on_loop:
+            lane.awaiting_since = time.monotonic()
             outputs = await _first_of(hooks.predict(prepared))
             if hooks.postprocess is not None:
                 outputs = await call(lane, _each, hooks, outputs)
@@ -87,6 +100,8 @@ async def _drain_stream(spec: ModelSpec, group: LaneGroup, index: int, inputs: l
         spec.outputs.dump(outputs)
     except Exception as error:
         raise ModelError(f"{spec.key}: examples[0] failed at warm-up: {error}") from error
+    finally:
+        lane.awaiting_since = None
 
 
 def _run_stream(hooks: Hooks, prepared: Any) -> list[Any]:
