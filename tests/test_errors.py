@@ -8,7 +8,7 @@ import pytest
 
 from thalamus_lite import errors
 from thalamus_lite.errors import ThalamusError
-from thalamus_lite.thalamus import StartupFailed
+from thalamus_lite.starts import StartupFailed
 
 # As the documents promise them; a client may switch on the code.
 FIXED_TEXTS = {

@@ -29,6 +29,7 @@ FLOORS = {
     "engine": 6,
     "composition": 7,
     "server": 7,
+    "starts": 7,
     "thalamus": 8,
     "demo": 9,
     "default": 10,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from thalamus_lite.api.routes import routes
 from thalamus_lite.batching.batcher import Batcher
 from thalamus_lite.batching.queue import Scheduler
 from thalamus_lite.devices.device import GPURequirementError
-from thalamus_lite.errors import DeviceFailed
+from thalamus_lite.errors import DeviceFailed, Draining
 from thalamus_lite.http.gate import Gate
 from thalamus_lite.http.router import Router
 from thalamus_lite.http.surface import Surface
@@ -44,6 +45,7 @@ ACCELERATOR_SLOTS = 2
 
 FATAL_EXIT_CODE = 70
 SHUTDOWN_PATIENCE_S = 5.0
+RETRY_LOOK_S = 0.25
 LAST_WORDS_S = 0.25
 
 
@@ -81,7 +83,7 @@ class Engine:
             watchdog_s=settings.watchdog_s,
         )
         self.service = Service(parts.registry, context)
-        self.snapshots = Snapshots(self.service, parts.gpu_status)
+        self.snapshots = Snapshots(self.service, self._gpu_status)
         table = routes(
             parts.name, self.service, self.snapshots, settings, parts.load_mode == "lazy"
         )
@@ -90,6 +92,8 @@ class Engine:
         self.drain = Drain(self.service, settings.drain_s)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
+        self.stopping = False
+        self._last: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Load what is to be loaded now.
@@ -100,6 +104,8 @@ class Engine:
         """
         self.drain.install()
         self.drain.on_begin = self._stopping.set
+        self.drain.cut_off = lambda: self.surface.cut_off(Draining())
+        self.drain.on_stuck = self._end_anyway
         try:
             await self._check_devices()
             self._spawn(self._watch_lanes())
@@ -108,7 +114,7 @@ class Engine:
                 loads = {runtime: runtime.start() for runtime in self.service.runtimes.values()}
                 if self.parts.load_mode == "startup":
                     await self._all_loaded(loads)
-                self._spawn_retries()
+            self._spawn(self._retry())
         except BaseException:
             await self.stop()
             raise
@@ -116,6 +122,7 @@ class Engine:
 
     async def stop(self) -> None:
         """Drain, unload, give everything back. What hangs is left behind after a bounded time."""
+        self.stopping = True
         self.drain.begin()
         settings = self.parts.settings
         if not await self._answered(settings.drain_s + 1.0):
@@ -132,13 +139,16 @@ class Engine:
             _end_process()
 
     def rebind(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Go on under another loop, since the first one is closed; False where work was cut off by
-        its end.
+        """Go on under another loop, since the first one is closed, or stands still; False where
+        work was cut off by its end.
 
         A test client without a lifespan runs every request in a loop of its own.
         """
         if self.service.inflight or not all(r.settled for r in self.service.runtimes.values()):
             return False
+        if not self.loop.is_closed():
+            for task in self._tasks:
+                task.cancel()
         self.loop = loop
         self._tasks.clear()
         self.service.context.load_slots = asyncio.Semaphore(self.parts.settings.load_concurrency)
@@ -148,9 +158,15 @@ class Engine:
         self.drain.on_begin = self._stopping.set
         self._spawn(self._watch_lanes())
         self._spawn(self.snapshots.keep_fresh())
-        if self.parts.load_mode != "lazy":
-            self._spawn_retries()
+        self._spawn(self._retry())
         return True
+
+    def _gpu_status(self) -> dict[str, Any] | None:
+        """What the drivers say; None where no model may use one, and torch would be imported to
+        ask.
+        """
+        wanted = any(spec.device.kind != "cpu" for spec in self.parts.registry)
+        return self.parts.gpu_status() if wanted or "torch" in sys.modules else None
 
     def discard(self) -> None:
         """Give back what can be given back without a loop."""
@@ -170,32 +186,33 @@ class Engine:
         left: set[asyncio.Future[Any]] = set(loads.values())
         try:
             while left:
-                done, _ = await asyncio.wait({*left, stop}, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(
+                    {*left, stop}, timeout=RETRY_LOOK_S, return_when=asyncio.FIRST_COMPLETED
+                )
                 if stop in done:
                     raise StartupAborted("told to stop while models were loading")
                 left -= done
-                for runtime in loads:
+                for runtime, task in loads.items():
                     if runtime.spec.critical and runtime.state is State.FAILED:
                         raise runtime.cause or RuntimeError(f"{runtime.spec.key} failed to load")
+                    if runtime.quarantined and not runtime.spec.critical:
+                        # It hangs, and the others need not wait for it.
+                        left.discard(task)
         finally:
             stop.cancel()
 
-    def _spawn_retries(self) -> None:
-        for runtime in self.service.runtimes.values():
-            self._spawn(self._keep_trying(runtime))
-
-    async def _keep_trying(self, runtime: ModelRuntime) -> None:
-        """Load a model that failed again, with back-off, until it is up once."""
+    async def _retry(self) -> None:
+        """Load models that failed again, with back-off; but a lazy one that was never up waits for
+        its next request.
+        """
+        lazy = self.parts.load_mode == "lazy"
         while True:
-            runtime.cause = None
-            wait_s = runtime.retry_in_s
-            if wait_s:
-                await asyncio.sleep(wait_s)
-            elif runtime.state in (State.LOADING, State.FAILED):
-                runtime.start()
-                await runtime.settle()
-            else:
-                return
+            for runtime in self.service.runtimes.values():
+                runtime.cause = None
+                due = runtime.state is State.FAILED and not runtime.retry_in_s
+                if due and (runtime.was_up or not lazy):
+                    runtime.start()
+            await asyncio.sleep(RETRY_LOOK_S)
 
     async def _watch_lanes(self) -> None:
         limit_s = self.parts.settings.watchdog_s
@@ -204,6 +221,17 @@ class Engine:
             self.service.batcher.check_lanes(limit_s)
             for runtime in self.service.runtimes.values():
                 runtime.check_hooks(limit_s)
+
+    def _end_anyway(self, force: Callable[[], None]) -> None:
+        """The server does not come to its end: give all back now, and then end it."""
+        if self.stopping:
+            return
+
+        async def end() -> None:
+            await self.stop()
+            force()
+
+        self._last = self.loop.create_task(end())
 
     def _on_fatal(self, error: BaseException) -> None:
         """A device's context is lost: nothing more is started on it, and the process goes down."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib.util
+import math
 from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.observability.logs import configure
@@ -31,6 +32,10 @@ UNUSED = {"proxy_headers": False, "server_header": False}
 """Nothing here asks who the client is, and a name for the server is of use to nobody: they are
 uvicorn's work for every request.
 """
+
+
+CONNECTIONS_END_AFTER_S = 3
+"""How long after the drain time uvicorn waits for connections whose clients do not read."""
 
 
 def tune_collector() -> None:
@@ -77,5 +82,6 @@ def run(app: Thalamus | str, *, host: str, port: int, workers: int = 1, **option
         access_log=False,
         log_level=level.lower(),
         lifespan="on",
+        timeout_graceful_shutdown=math.ceil(settings.drain_s) + CONNECTIONS_END_AFTER_S,
         **{**UNUSED, **options},
     )

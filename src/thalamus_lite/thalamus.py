@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from thalamus_lite.errors import ThalamusError, Unavailable
 from thalamus_lite.model.registry import Registry
 from thalamus_lite.model.spec import BatchPolicy, Declaration, read_spec
 from thalamus_lite.settings import read_log_level
+from thalamus_lite.starts import Starts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -24,14 +23,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=type)
 
-_log = logging.getLogger("thalamus_lite")
-
 LOAD_MODES = ("startup", "background", "lazy")
-
-
-class StartupFailed(Unavailable):
-    code = "startup_failed"
-    text = "The service failed to start"
 
 
 class Thalamus:
@@ -64,8 +56,7 @@ class Thalamus:
         self.log_level = read_log_level(log_level)
         self.load_mode = mode
         self._registry = Registry()
-        self._engine: Engine | None = None
-        self._starting: asyncio.Task[Engine] | None = None
+        self._starts = Starts(self._start)
 
     def model(
         self,
@@ -136,6 +127,11 @@ class Thalamus:
         """What is registered, in order."""
         return list(self._registry)
 
+    def get_uptime(self) -> float:
+        """Seconds since the app started; 0.0 before."""
+        engine = self._starts.engine
+        return 0.0 if engine is None else engine.service.uptime_s
+
     def adopt(self, other: Thalamus) -> None:
         """Serve another app's models as well.
 
@@ -148,14 +144,11 @@ class Thalamus:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http":
-            engine = self._engine
+            engine = self._starts.engine
             if engine is None or engine.loop is not asyncio.get_running_loop():
-                try:
-                    engine = await self._started()
-                except ThalamusError as error:
-                    await _refuse(error, scope, receive, send)
-                    return
-            await engine.surface.serve(scope, receive, send)
+                await self._starts.serve(scope, receive, send)
+            else:
+                await engine.surface.serve(scope, receive, send)
         elif kind == "lifespan":
             await self._lifespan(receive, send)
         elif kind == "websocket":
@@ -167,11 +160,11 @@ class Thalamus:
     @asynccontextmanager
     async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
         """Start and stop with a parent: ``FastAPI(lifespan=app.lifespan)``."""
-        await self._begin()
+        await self._starts.begin()
         try:
             yield
         finally:
-            await self._end()
+            await self._starts.end()
 
     def serve(self, host: str = "0.0.0.0", port: int = 8000) -> None:
         """Run uvicorn until it is told to stop; logs are JSON lines, or pretty on a terminal."""
@@ -182,96 +175,25 @@ class Thalamus:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            await self._begin()
+            await self._starts.begin()
         except BaseException as error:
             await send({"type": "lifespan.startup.failed", "message": _first_line(error)})
             raise
         await send({"type": "lifespan.startup.complete"})
         await receive()
         try:
-            await self._end()
+            await self._starts.end()
         except BaseException as error:
             await send({"type": "lifespan.shutdown.failed", "message": _first_line(error)})
             raise
         await send({"type": "lifespan.shutdown.complete"})
-
-    async def _started(self) -> Engine:
-        """Start without a lifespan, at the first request; those beside it wait for the same start.
-
-        Raises:
-            StartupFailed: it did not work; the next request tries again.
-        """
-        try:
-            engine = self._usable_engine()
-            if engine is not None:
-                return engine
-            # A client that leaves must not take the start with it.
-            return await asyncio.shield(self._start_once())
-        except StartupFailed:
-            raise
-        except Exception as error:
-            _log.error("the app failed to start at a request", exc_info=error)
-            raise StartupFailed(f"{type(error).__name__}: {error}") from error
-
-    async def _begin(self) -> None:
-        """Start by a lifespan, whose end is also the end of a start under way.
-
-        Raises:
-            StartupFailed: another event loop serves this app.
-            Exception: what kept it from starting.
-        """
-        stale = self._engine is not None and self._engine.loop is not asyncio.get_running_loop()
-        engine = self._usable_engine()
-        if engine is not None and stale:
-            # From a loop that is closed: its environment may be out of date, and its unload() is
-            # due.
-            await self._end()
-            engine = None
-        if engine is None:
-            await self._start_once()
-
-    def _usable_engine(self) -> Engine | None:
-        """The engine that serves, if the running loop can have it.
-
-        Raises:
-            StartupFailed: another loop has it.
-        """
-        engine = self._engine
-        loop = asyncio.get_running_loop()
-        if engine is None or engine.loop is loop:
-            return engine
-        if not engine.loop.is_closed():
-            raise StartupFailed("this app is being served by another event loop of this process")
-        if engine.rebind(loop):
-            return engine
-        engine.discard()
-        self._engine = None
-        return None
-
-    def _start_once(self) -> asyncio.Task[Engine]:
-        """The start that is under way on this loop, or a new one."""
-        loop = asyncio.get_running_loop()
-        starting = self._starting
-        if starting is None or starting.done() or starting.get_loop() is not loop:
-            starting = self._starting = loop.create_task(self._start())
-        return starting
 
     async def _start(self) -> Engine:
         from thalamus_lite.composition import compose
 
         engine = compose(self.name, self.load_mode, self._registry)
         await engine.start()
-        self._engine = engine
         return engine
-
-    async def _end(self) -> None:
-        starting, self._starting = self._starting, None
-        if starting is not None and starting.get_loop() is asyncio.get_running_loop():
-            starting.cancel()
-            await asyncio.wait([starting])
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            await engine.stop()
 
 
 def _by_name(weights: Mapping[str, WeightSource] | None) -> dict[str, WeightSource]:
@@ -280,14 +202,6 @@ def _by_name(weights: Mapping[str, WeightSource] | None) -> dict[str, WeightSour
     if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
         raise ValueError('weights must be a dict of names, like {"model": HFWeight(repo="...")}')
     return dict(weights)
-
-
-async def _refuse(error: ThalamusError, scope: Scope, receive: Receive, send: Send) -> None:
-    from thalamus_lite.http.request import Request, RequestIds
-    from thalamus_lite.http.response import error_response
-
-    request = Request(scope, receive, RequestIds())
-    await error_response(error, request.request_id).send(request, send)
 
 
 def _first_line(error: BaseException) -> str:

@@ -398,8 +398,8 @@ async def test_draining_process_takes_no_request_but_still_answers_probes(zoo: M
         try:
             running = slow(client, "wait")
             await entered(app)
-            assert app._engine is not None
-            app._engine.drain.begin()
+            assert app._starts.engine is not None
+            app._starts.engine.drain.begin()
             answer = await client.post("/predict", json=HI)
             assert said(answer, 503, "draining")["error"] == "The server is shutting down"
             assert int(answer.headers["retry-after"]) >= 1
@@ -416,13 +416,13 @@ async def test_draining_process_takes_no_request_but_still_answers_probes(zoo: M
 async def test_device_that_failed_is_503(zoo: ModuleType) -> None:
     app = zoo.make_app()
     async with AsyncClient(app) as client:
-        assert app._engine is not None
-        app._engine.service.failed_device = True
+        assert app._starts.engine is not None
+        app._starts.engine.service.failed_device = True
         try:
             said(await client.post("/predict", json=HI), 503, "device_failed")
             assert (await client.get("/ready")).status == 503
         finally:
-            app._engine.service.failed_device = False
+            app._starts.engine.service.failed_device = False
 
 
 async def test_models_that_are_not_up_say_which_way(zoo: ModuleType) -> None:

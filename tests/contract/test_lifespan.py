@@ -138,7 +138,10 @@ async def test_first_request_starts_an_app_without_a_lifespan() -> None:
         assert life.events == ["load", "unload"]
 
 
-async def test_start_at_a_request_that_fails_is_503_and_tried_again() -> None:
+async def test_start_at_a_request_that_fails_is_503_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("thalamus_lite.serving.backoff.FIRST_S", 0.0)
     life = Life()
     life.fails = 1
     app = life.app()

@@ -91,7 +91,7 @@ def answers(response: Any) -> list[str]:
 
 
 def engine_of(app: Thalamus) -> Engine:
-    engine = app._engine
+    engine = app._starts.engine
     assert engine is not None
     return engine
 

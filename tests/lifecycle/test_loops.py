@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from thalamus_lite import Thalamus
+from thalamus_lite.serving import backoff
 from thalamus_lite.testing import AsyncClient, Client
 
 HEADERS = {"X-API-Key": KEY}
@@ -81,7 +83,7 @@ def test_one_loop_a_request_keeps_the_model_loaded() -> None:
             assert counting.unloads == 3
             assert counting.loads == 4
     assert counting.unloads == 4
-    assert counting.app._engine is None
+    assert counting.app._starts.engine is None
 
 
 async def test_stream_and_lazy_load_work_under_a_loop_a_request() -> None:
@@ -157,12 +159,14 @@ async def test_first_requests_start_the_app_once_and_all_wait_for_it() -> None:
         await leaver
         assert [answers(await line.answer()) for line in lines] == [["1"], ["2"], ["3"], ["4"]]
         assert counting.loads == 1
-        await counting.app._end()
+        await counting.app._starts.end()
 
 
-async def test_start_at_a_request_that_fails_is_a_503_and_the_next_one_tries_again(
-    caplog: pytest.LogCaptureFixture,
+async def test_start_at_a_request_that_fails_is_a_503_and_a_later_one_tries_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(backoff, "FIRST_S", 3600.0)
+    monkeypatch.setattr(backoff, "LONGEST_S", 3600.0)
     counting = Counting()
     counting.fail = True
     async with AsyncClient(counting.app, lifespan=False) as client:
@@ -170,43 +174,120 @@ async def test_start_at_a_request_that_fails_is_a_503_and_the_next_one_tries_aga
             answer = await client.post("/predict", json=body("x"))
         assert (answer.status, answer.json()["code"]) == (503, "startup_failed")
         assert "not today" not in answer.text
-        assert "the app failed to start" in caplog.text
+        # Not for every request that comes: not before the back-off is over.
+        again = await client.get("/health")
+        assert (again.status, again.headers["retry-after"]) == (503, "3600")
+        assert counting.loads == 1
+        assert caplog.text.count("the app failed to start") == 1
+        counting.app._starts._backoff.succeeded()
         counting.fail = False
         assert answers(await client.post("/predict", json=body("x"))) == ["x"]
         assert counting.loads == 2
-        await counting.app._end()
+        await counting.app._starts.end()
 
 
 async def test_bad_environment_at_a_first_request_is_a_503(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(backoff, "FIRST_S", 0.0)
     counting = Counting()
     monkeypatch.setenv("THALAMUS_DRAIN_S", "soon")
     async with AsyncClient(counting.app, lifespan=False) as client:
         assert (await client.get("/health")).status == 503
         monkeypatch.delenv("THALAMUS_DRAIN_S")
         assert (await client.get("/health")).status == 200
-        await counting.app._end()
+        await counting.app._starts.end()
 
 
-async def test_app_of_another_running_loop_is_refused_not_shared() -> None:
+async def test_running_loop_serves_the_requests_of_another_one_too() -> None:
     counting = Counting()
     async with AsyncClient(counting.app):
 
         def elsewhere() -> None:
             async def ask() -> None:
                 async with AsyncClient(counting.app, lifespan=False) as client:
-                    answer = await client.post("/predict", json=body("x"))
-                    assert (answer.status, answer.json()["code"]) == (503, "startup_failed")
-                with pytest.raises(Exception, match="another event loop"):
-                    async with counting.app.lifespan():
-                        pass
+                    assert answers(await client.post("/predict", json=body("x"))) == ["x"]
+                    refused = await client.post("/predict", json={"inputs": []})
+                    assert refused.status == 422
+                async with counting.app.lifespan(), AsyncClient(counting.app) as client:
+                    assert (await client.get("/ready")).status == 200
 
             asyncio.run(ask())
 
         await asyncio.to_thread(elsewhere)
         assert counting.loads == 1
+        assert counting.unloads == 0
     assert counting.unloads == 1
+
+
+def test_clients_inside_one_another_share_the_app() -> None:
+    counting = Counting()
+    with TestClient(counting.app, headers=HEADERS) as outer:
+        assert TestClient(counting.app).get("/health").status_code == 200
+        with TestClient(counting.app, headers=HEADERS) as inner:
+            assert inner.post("/predict", json=body("x")).status_code == 200
+        assert outer.post("/predict", json=body("x")).status_code == 200
+        assert (counting.loads, counting.unloads) == (1, 0)
+    assert counting.unloads == 1
+
+
+def test_first_requests_of_several_threads_start_the_app_once() -> None:
+    counting = Counting()
+    counting.door.shut()
+    statuses: list[int] = []
+
+    def ask() -> None:
+        client = TestClient(counting.app, headers=HEADERS)
+        statuses.append(client.post("/predict", json=body("x")).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    counting.door.open()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 4
+    assert counting.loads == 1
+    with TestClient(counting.app):
+        pass
+    assert not lanes_alive("m")
+
+
+def test_loop_that_stands_still_gives_the_app_away() -> None:
+    counting = Counting()
+    still = asyncio.new_event_loop()
+
+    async def ask() -> None:
+        async with AsyncClient(counting.app, lifespan=False) as client:
+            assert answers(await client.post("/predict", json=body("x"))) == ["x"]
+
+    try:
+        still.run_until_complete(ask())
+        asyncio.run(ask())
+        still.run_until_complete(ask())
+        assert counting.loads == 1
+        still.run_until_complete(counting.app._starts.end())
+    finally:
+        still.close()
+    assert counting.unloads == 1
+
+
+async def test_request_while_the_app_goes_down_is_told_so_and_starts_nothing() -> None:
+    counting = Counting()
+    async with AsyncClient(counting.app, lifespan=False) as client, counting.app.lifespan():
+        counting.door.shut()
+        running = client.begin("POST", "/predict", json=body("wait"))
+        await until(lambda: engine_of(counting.app).service.inflight)
+        ending = asyncio.ensure_future(counting.app._starts.end())
+        await until(lambda: engine_of(counting.app).stopping)
+        assert (await client.get("/ready")).status == 503
+        late = await client.post("/predict", json=body("x"))
+        assert (late.status, late.json()["code"]) == (503, "draining")
+        counting.door.open()
+        assert answers(await running.answer()) == ["wait"]
+        await ending
+    assert (counting.loads, counting.unloads) == (1, 1)
+    assert counting.app._starts.engine is None
 
 
 def test_lifespan_composes_with_a_parents() -> None:
@@ -240,7 +321,7 @@ async def test_lifespan_that_is_cancelled_while_it_starts_leaves_nothing_behind(
     counting.door.open()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert counting.app._engine is None
+    assert counting.app._starts.engine is None
     await until(lambda: not lanes_alive("m"))
     async with counting.app.lifespan():
         assert engine_of(counting.app).service.open
@@ -252,12 +333,12 @@ async def test_start_under_way_at_the_end_of_a_lifespan_ends_with_it() -> None:
     async with AsyncClient(counting.app, lifespan=False) as client:
         line = client.begin("GET", "/health")
         await counting.door.reached()
-        ending = asyncio.ensure_future(counting.app._end())
+        ending = asyncio.ensure_future(counting.app._starts.end())
         counting.door.open()
         await ending
         with contextlib.suppress(asyncio.CancelledError):
             await line.answer()
-    assert counting.app._engine is None
+    assert counting.app._starts.engine is None
     await until(lambda: not lanes_alive("m"))
 
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from lifecycle_kit import PATIENCE_S, Wire, serving
+from lifecycle_kit import KEY, PATIENCE_S, Wire, serving
 
 ROUNDS = 200 if os.environ.get("THALAMUS_SOAK") == "1" else 20
 
@@ -287,3 +287,65 @@ def test_server_in_a_thread_is_drained_by_its_lifespan(tmp_path: Path) -> None:
         os.dup2(stdin, 0)
         os.close(stdin)
         os.close(reader)
+
+
+STUBBORN = """
+from collections.abc import Iterator
+from thalamus_lite.serving import drain
+
+drain.CUT_OFF_AFTER_S = drain.FORCE_AFTER_S = 0.2
+app = Thalamus()
+
+@app.model(model_id="m")
+class Model:
+    def load(self, weights, device):
+        say("loaded")
+    def predict(self, inputs: list[In]) -> Iterator[Out]:
+        for number in range(10**6):
+            if number == 1000:
+                say("running")
+            yield Out(text="x" * 1000)
+    def unload(self):
+        say("unloaded")
+"""
+
+
+def test_client_that_never_ends_its_body_is_answered_and_let_go(tmp_path: Path) -> None:
+    with serving(tmp_path, STUBBORN, THALAMUS_DRAIN_S="0.2") as server:
+        server.wait_for("loaded")
+        with Wire(server.port) as wire:
+            head = f"POST /predict HTTP/1.1\r\nHost: t\r\nX-API-Key: {KEY}\r\n"
+            wire.socket.sendall(f"{head}Content-Length: 9\r\n\r\n{{".encode())
+            with Wire(server.port) as probe:
+                assert probe.ask("GET", "/ready")[0] == 200
+            server.kill()
+            status, _, error = wire.read()
+            assert (status, code_of(error)) == (503, "draining")
+            server.wait_for("unloaded")
+            assert server.ended() == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("what", ["stream", "answers"])
+def test_client_that_does_not_read_does_not_keep_the_process(tmp_path: Path, what: str) -> None:
+    with serving(tmp_path, STUBBORN, THALAMUS_DRAIN_S="0.2") as server:
+        server.wait_for("loaded")
+        with Wire(server.port) as wire:
+            if what == "stream":
+                event_stream = "Accept: text/event-stream"
+                wire.send("POST", "/predict", b'{"inputs":[{"text":"x"}]}', event_stream)
+                server.wait_for("running")
+            else:
+                wire.socket.setblocking(False)
+                request = b"GET /openapi.json HTTP/1.1\r\nHost: t\r\n\r\n"
+                # Until nothing more goes through, in either direction.
+                quiet_since, at = time.monotonic(), 0
+                while time.monotonic() - quiet_since < 0.3:
+                    try:
+                        at = (at + wire.socket.send(request[at:])) % len(request)
+                        quiet_since = time.monotonic()
+                    except BlockingIOError:
+                        time.sleep(0.01)
+            server.kill()
+            server.wait_for("unloaded")
+            server.ended()
+    assert "Traceback" not in server.log.read_text()

@@ -216,7 +216,7 @@ async def test_critical_failure_fails_the_start_with_its_own_error() -> None:
     assert answer == {"type": "lifespan.startup.failed", "message": "not today"}
     with pytest.raises(RuntimeError, match="not today"):
         await lifespan.task
-    assert app._engine is None
+    assert app._starts.engine is None
     await until(lambda: not lanes_alive("good") and not lanes_alive("bad"))
 
 
@@ -583,3 +583,81 @@ async def test_unload_that_a_shutdown_cuts_short_is_no_success(
             assert (answer.status, answer.json()["code"]) == (503, "draining")
         await leave
         door.open()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_model_that_fails_to_come_back_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("thalamus_lite.engine.RETRY_LOOK_S", 0.01)
+    for mode in ("startup", "lazy"):
+        app = Thalamus(load=mode)
+        model = app.model(model_id="m")(failing())
+        model.well = True
+        async with AsyncClient(app) as client:
+            assert (await client.post("/predict", json=body("x"))).status == 200
+            assert (await client.post("/models/m/unload")).status == 200
+            model.well = False
+            assert (await client.post("/models/m/load")).status == 503
+            assert (await client.get("/ready")).status == 503
+            model.well = True
+            await until(lambda app=app: state_of(app, "m@1.0.0") == "ready")
+            assert (await client.get("/ready")).status == 200
+
+
+@pytest.mark.usefixtures("quick")
+async def test_lazy_model_that_was_never_up_does_not_hold_ready_back() -> None:
+    app = Thalamus(load="lazy")
+    door = Door()
+
+    @app.model(model_id="m")
+    class Model(Doored):
+        def load(self, weights: dict[str, Path], device: str) -> None:
+            door.wait()
+            raise RuntimeError("not today")
+
+    async with AsyncClient(app) as client:
+        line = client.begin("POST", "/predict", json=body("x"))
+        await door.reached()
+        assert (await client.get("/ready")).status == 200
+        door.open()
+        assert (await line.answer()).json()["code"] == "model_load_failed"
+        assert (await client.get("/ready")).status == 200
+
+
+async def test_model_that_may_be_missing_and_hangs_does_not_keep_the_others_from_starting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("THALAMUS_WATCHDOG_S", "0.05")
+    app = Thalamus()
+    hanging = app.model(model_id="hangs", critical=False)(doored())
+    app.model(model_id="m", default=True)(failing()).well = True
+    async with AsyncClient(app) as client:
+        assert state_of(app, "hangs@1.0.0") == "quarantined"
+        assert (await client.post("/predict", json=body("x"))).status == 200
+        hanging.door.open()
+        await until(lambda: state_of(app, "hangs@1.0.0") == "ready")
+
+
+async def test_versions_load_side_by_side_and_one_that_fails_keeps_none_from_loading() -> None:
+    app = Thalamus(load="lazy")
+    door = Door()
+    for version in ("1.0", "2.0"):
+        app.model(model_id="m", version=version)(type("M", (Doored,), {"door": door}))
+    broken = app.model(model_id="m", version="3.0")(failing())
+    broken.well = False
+    async with AsyncClient(app) as client:
+        line = client.begin("POST", "/models/m/load")
+        for _ in range(2):
+            await door.reached()
+        door.open()
+        answer = await line.answer()
+        assert (answer.status, answer.json()["code"]) == (503, "model_load_failed")
+        assert [state_of(app, f"m@{n}.0") for n in (1, 2, 3)] == ["ready", "ready", "failed"]
+
+
+async def test_uptime_is_told() -> None:
+    app = Thalamus()
+    assert app.get_uptime() == 0.0
+    async with AsyncClient(app):
+        assert app.get_uptime() > 0.0

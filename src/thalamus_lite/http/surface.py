@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ class Surface:
         self._gate = gate
         self._observe = observe
         self._ids = RequestIds()
+        self._cut_off: ThalamusError | None = None
         self._throttle = Throttle(LINES_A_SECOND)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,6 +70,10 @@ class Surface:
             unexpected.__cause__ = error
             self._log_failure(request, unexpected)
             response = error_response(unexpected, request.request_id)
+        except asyncio.CancelledError:
+            if self._cut_off is None:
+                raise
+            response = error_response(self._cut_off, request.request_id)
         try:
             if isinstance(response, EventStream):
                 await response.send(request, send)
@@ -83,6 +89,9 @@ class Surface:
             _log.debug(
                 "client gone before its answer", extra=log_fields(request, "client_disconnected")
             )
+        except asyncio.CancelledError:
+            if self._cut_off is None:
+                raise
         if self._observe is not None:
             self._observe(
                 {
@@ -91,6 +100,24 @@ class Surface:
                     "ms": round((time.perf_counter() - started) * 1000, 2),
                 }
             )
+
+    def cut_off(self, error: ThalamusError) -> None:
+        """End every request under way: with ``error`` where its body is still being read, in the
+        middle where its client does not read.
+        """
+        self._cut_off = error
+        for task in asyncio.all_tasks():
+            if self._is_served_by(task):
+                task.cancel()
+
+    def _is_served_by(self, task: asyncio.Task[Any]) -> bool:
+        """Looked for in its coroutines: a list of requests would cost each of them its part."""
+        awaited: Any = task.get_coro()
+        while (frame := getattr(awaited, "cr_frame", None)) is not None:
+            if frame.f_code is _SERVE and frame.f_locals.get("self") is self:
+                return True
+            awaited = awaited.cr_await
+        return False
 
     def _log_failure(self, request: Request, error: ThalamusError) -> None:
         if error.status < 500:
@@ -103,6 +130,9 @@ class Surface:
             fields["lines_held_back"] = held_back
         level = logging.ERROR if type(error) is ThalamusError else logging.WARNING
         _log.log(level, "request failed: %s", error, extra=fields, exc_info=error.__cause__)
+
+
+_SERVE = Surface.serve.__code__
 
 
 def log_fields(request: Request, code: str) -> dict[str, str]:

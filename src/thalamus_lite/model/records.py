@@ -136,7 +136,7 @@ class RecordType:
             # A validator's own one would be a ValidationError by now: this is the text of a
             # refusal, with lone surrogates in it.
             raise ValidationFailed([_unspoken("inputs")]) from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelError(f"an input validator raised {type(error).__name__}") from error
 
     def dump(self, outputs: Sequence[Any]) -> bytes:

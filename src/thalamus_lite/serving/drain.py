@@ -4,6 +4,10 @@ A bare server closes its listener at SIGTERM and sends ``lifespan.shutdown`` onl
 have ended, which is too late to tell a load balancer, and never where a request hangs. So its
 signal handler is chained: first ``/ready`` turns 503, then a delay for the balancer to see it, then
 the server's own handler, and whatever is still unanswered after the drain time is answered 503.
+
+Some requests cannot be answered: their clients have not sent all of their body, or do not read.
+They are cut off a moment later. A server that waits for such a connection even then (uvicorn,
+without a limit of its own) is told to end at once, as by a second Ctrl-C.
 """
 
 from __future__ import annotations
@@ -25,6 +29,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("thalamus_lite")
 
+CUT_OFF_AFTER_S = 0.5
+FORCE_AFTER_S = 4.0
+
 
 class Drain:
     """Begins at a signal or at ``lifespan.shutdown``, whichever comes first.
@@ -36,11 +43,14 @@ class Drain:
     def __init__(self, service: Service, drain_s: float) -> None:
         self.delay_s = 0.0
         self.on_begin: Callable[[], None] = lambda: None
+        self.cut_off: Callable[[], None] = lambda: None
+        # Told how to end the server, once all that is ours has been given back.
+        self.on_stuck: Callable[[Callable[[], None]], None] = lambda force: force()
         self._service = service
         self._drain_s = drain_s
         self._loop = service.batcher.loop
         self._previous: dict[int, Any] = {}
-        self._chained = False
+        self._chained = self._signalled = False
         self._delay: asyncio.TimerHandle | None = None
         self._end: asyncio.TimerHandle | None = None
 
@@ -86,6 +96,7 @@ class Drain:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Only ``tell`` is safe here: this may have interrupted any line of the loop."""
         previous = self._previous[number]
+        self._signalled = True
         if not self._chained:
             previous(number, frame)
         elif number == signal.SIGTERM and self.delay_s > 0 and not self._service.draining:
@@ -117,3 +128,15 @@ class Drain:
         if left:
             _log.error("the drain time is over", extra={"unanswered": left})
         self._service.give_up(Draining())
+        self._end = self._loop.call_later(CUT_OFF_AFTER_S, self._cut_off)
+
+    def _cut_off(self) -> None:
+        self.cut_off()
+        self._end = self._loop.call_later(FORCE_AFTER_S, self._force)
+
+    def _force(self) -> None:
+        """The server still waits for connections whose clients do not read."""
+        server = self._previous.get(signal.SIGINT)
+        if self._signalled and self._chained and server is not None:
+            _log.error("clients that do not read keep the server up: it is told to end at once")
+            self.on_stuck(lambda: server(signal.SIGINT, None))

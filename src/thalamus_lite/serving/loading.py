@@ -76,8 +76,10 @@ async def load(loaded: Loaded, context: Context) -> LaneGroup:
             device=loaded.device,
         )
         await warm_up(spec, group)
-    except BaseException:
+    except BaseException as error:
         cancel.set()
+        if any(lane.backend.is_fatal(error) for lane in loaded.lanes[:1]):
+            context.batcher.on_fatal(error)
         await loaded.release(context.watchdog_s)
         raise
     return group

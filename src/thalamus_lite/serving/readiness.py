@@ -26,7 +26,7 @@ class Readiness:
         """Whether all of them are; one that raises is not."""
         try:
             ready = all(self._says(instance) for instance in instances)
-        except Exception:
+        except (Exception, SystemExit):
             if not self._failing:
                 self._failing = True
                 key = self._spec.key

@@ -46,7 +46,7 @@ class ModelRuntime:
     def __init__(self, spec: ModelSpec, context: Context) -> None:
         self.spec = spec
         self.state = State.REGISTERED
-        self.quarantined = self._starting = self._abandoned = False
+        self.quarantined = self._starting = self._abandoned = self.was_up = False
         self.error: str | None = None
         self.held = 0
         self.group: LaneGroup | None = None
@@ -238,6 +238,7 @@ class ModelRuntime:
         self.group, self.device = group, loaded.device
         self._backoff.succeeded()
         self.error = self.cause = None
+        self.was_up = True
         self._move(State.READY)
         seconds = round(self.clock() - started, 3)
         about = {"model": spec.key, "device": loaded.device, "seconds": seconds}
@@ -288,6 +289,8 @@ class ModelRuntime:
     def _on_recovered(self) -> None:
         if self.quarantined:
             self.quarantined = False
+            if self._abandoned:
+                return
             _log.warning("the model came back", extra={"model": self.spec.key})
 
     def _move(self, state: State) -> None:

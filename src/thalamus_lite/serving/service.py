@@ -13,13 +13,14 @@ from thalamus_lite.errors import (
     DeadlineExceeded,
     DeviceFailed,
     Draining,
+    LaneHung,
     ThalamusError,
 )
 from thalamus_lite.serving.runtime import ModelRuntime
 from thalamus_lite.serving.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator
 
     from thalamus_lite.batching.batcher import Batcher
     from thalamus_lite.batching.group import LaneGroup, PendingRequest
@@ -192,21 +193,46 @@ class Service:
         self.metrics.model(spec.id).failed(error)
 
     async def load(self, model_id: str, version: str | None) -> list[str]:
-        """Load one version of a model, or all; the versions that this call brought up."""
-        done: list[str] = []
-        for spec in self._chosen(model_id, version):
-            runtime = self.runtime(spec)
-            if runtime.state is not State.READY:
-                await runtime.ensure_loaded()
-                done.append(spec.version)
-        return done
+        """Load one version of a model, or all side by side; the versions that this call brought up.
+
+        Raises:
+            ModelLoadFailed, LaneHung, Draining: one could not be; the others may be up by then.
+        """
+        chosen = self._chosen(model_id, version)
+        loaded = await _all(_bring_up(self.runtime(spec)) for spec in chosen)
+        return [spec.version for spec, ours in zip(chosen, loaded, strict=True) if ours]
 
     async def unload(self, model_id: str, version: str | None) -> list[str]:
-        """Unload one version of a model, or all; the versions that this call brought down."""
+        """Unload one version of a model, or all side by side; the versions that this call brought
+        down.
+
+        Raises:
+            LaneHung, Draining: one could not be; the others are down by then.
+        """
         chosen = self._chosen(model_id, version)
-        return [spec.version for spec in chosen if await self.runtime(spec).unload()]
+        unloaded = await _all(self.runtime(spec).unload() for spec in chosen)
+        return [spec.version for spec, ours in zip(chosen, unloaded, strict=True) if ours]
 
     def _chosen(self, model_id: str, version: str | None) -> list[ModelSpec]:
         if version is None:
             return self.registry.versions(model_id)
         return [self.registry.resolve(model_id, version)]
+
+
+async def _bring_up(runtime: ModelRuntime) -> bool:
+    """Have a model READY; whether it was not before."""
+    if runtime.state is State.READY:
+        if runtime.quarantined:
+            raise LaneHung
+        return False
+    await runtime.ensure_loaded()
+    return True
+
+
+async def _all(moves: Iterable[Coroutine[Any, Any, bool]]) -> list[bool]:
+    """All of them to their end, and then the first error."""
+    ends = await asyncio.gather(*moves, return_exceptions=True)
+    for end in ends:
+        if isinstance(end, BaseException):
+            raise end
+    return [end is True for end in ends]

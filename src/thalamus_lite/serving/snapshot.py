@@ -25,7 +25,7 @@ UPDATES = 5
 class Snapshots:
     """``gpu_status`` is asked in a thread, since a driver may take its time, or hang."""
 
-    def __init__(self, service: Service, gpu_status: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, service: Service, gpu_status: Callable[[], dict[str, Any] | None]) -> None:
         self._service = service
         self._gpu_status = gpu_status
         self._counted: dict[str, float] = {}
@@ -38,7 +38,7 @@ class Snapshots:
 
     async def refresh(self) -> None:
         try:
-            self.gpu = await in_thread(self._gpu_status)
+            self.gpu = await in_thread(self._gpu_status) or self.gpu
             await in_thread(self._read_cache)
         except Exception:
             _log.warning("devices or cache cannot be read", exc_info=True)

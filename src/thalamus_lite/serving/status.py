@@ -39,11 +39,11 @@ def model_status(runtime: ModelRuntime, registry: Registry) -> dict[str, Any]:
 def holds_back(runtime: ModelRuntime, lazy: bool) -> bool:
     """Whether ``/ready`` must wait for this model.
 
-    A lazy one that was never asked for does not hold it.
+    A lazy one that was never up does not hold it: its first request may be the one that is to come.
     """
     if not runtime.spec.critical or runtime.ready:
         return False
-    return not (lazy and runtime.state is State.REGISTERED)
+    return not (lazy and not runtime.was_up and not runtime.quarantined)
 
 
 def model_capacity(runtime: ModelRuntime) -> ModelCapacity:
@@ -53,13 +53,25 @@ def model_capacity(runtime: ModelRuntime) -> ModelCapacity:
     hook = hook_of(runtime.instance, "capacity")
     if hook is not None and not runtime.quarantined:
         try:
-            return ModelCapacity.model_validate(hook())
-        except Exception:
+            return _sensible(ModelCapacity.model_validate(hook()))
+        except (Exception, SystemExit):
             _log.warning("capacity() failed", exc_info=True, extra={"model": runtime.spec.key})
             return _static(runtime, "capacity_hook_error")
     if not runtime.ready:
         return _static(runtime, "model_not_ready")
     return _static(runtime, None)
+
+
+def _sensible(capacity: ModelCapacity) -> ModelCapacity:
+    """
+    Raises:
+        ValueError: numbers that cannot be.
+    """
+    if capacity.remaining_requests < 0:
+        raise ValueError("remaining_requests is below 0")
+    if not 1 <= capacity.ideal_batch_size <= capacity.max_batch_size:
+        raise ValueError("not 1 <= ideal_batch_size <= max_batch_size")
+    return capacity
 
 
 def _static(runtime: ModelRuntime, reason: str | None) -> ModelCapacity:
