@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -278,6 +279,37 @@ async def test_body_has_to_be_json(
 
 async def test_disconnect_is_awaited_past_what_is_left_of_the_body(make_request: Make) -> None:
     await make_request(messages=[part(b"a", True), part(b"b")]).disconnected()
+
+
+class Replaying:
+    """A middleware's ``receive``, which gives the whole body each time it is asked."""
+
+    def __init__(self, times: int | None = None) -> None:
+        self.asked = 0
+        self._times = times
+
+    async def __call__(self) -> Message:
+        self.asked += 1
+        assert self.asked < 1000, "asked without a pause"
+        if self._times is not None and self.asked > self._times:
+            return {"type": "http.disconnect"}
+        return part(b"{}")
+
+
+async def test_replayed_body_does_not_keep_the_watcher_busy(make_request: Make) -> None:
+    request, receive = make_request(), Replaying()
+    request._receive = receive
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await request.disconnected()
+    assert 1 <= receive.asked <= 10
+
+
+async def test_disconnect_after_a_replayed_body_is_noticed(make_request: Make) -> None:
+    request, receive = make_request(), Replaying(times=3)
+    request._receive = receive
+    await request.disconnected()
+    assert receive.asked == 4
 
 
 class Sent(list["Message"]):

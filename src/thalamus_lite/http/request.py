@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import secrets
 from typing import TYPE_CHECKING
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 MAX_REQUEST_ID = 128
 MAX_QUERY_FIELDS = 32
+
+FIRST_PAUSE_S = 0.01
+LONGEST_PAUSE_S = 1.0
+"""How soon and how seldom a client is asked for again whose ``receive`` never waits."""
 
 _JSON_TYPES = frozenset({None, b"application/json", b"application/json; charset=utf-8"})
 _JSON_RANGES = frozenset({b"application/json", b"application/*", b"*/*"})
@@ -143,8 +148,11 @@ class Request:
 
     async def disconnected(self) -> None:
         """Return once the client is gone; only to be awaited after the body was read."""
+        pause_s = FIRST_PAUSE_S
         while (await self._receive())["type"] != "http.disconnect":
-            pass
+            # A middleware that replays the body does so at once, each time it is asked.
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
 def _path(scope: Scope) -> str:
