@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -146,22 +148,57 @@ async def test_options_needs_no_key_and_lists_the_methods(driver: ModuleType) ->
         assert answer.header("allow") == allow
 
 
-async def test_client_that_is_gone_at_its_answer_harms_nobody(
-    driver: ModuleType, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG, "thalamus_lite")
-    seen: list[dict[str, Any]] = []
+async def closed_transport() -> asyncio.Transport:
+    """One whose client has left, and whose loop has seen to it."""
+    here, there = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_connection(asyncio.Protocol, sock=here)
+    there.close()
+    transport.abort()
+    while transport.get_extra_info("socket").fileno() >= 0:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    return transport
+
+
+def what_uvloop_raises() -> BaseException:
+    async def written() -> BaseException:
+        transport = await closed_transport()
+        with pytest.raises(RuntimeError) as caught:
+            transport.write(b"x")
+        return caught.value
+
+    uvloop = pytest.importorskip("uvloop", reason="not on this platform")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(written())
+
+
+async def send_fails(error: BaseException, seen: list[dict[str, Any]]) -> None:
+    """A request whose answer cannot be sent, for this reason."""
 
     async def send(message: Message) -> None:
-        raise OSError("broken pipe")
+        raise error
 
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 
     scope = {"type": "http", "http_version": "1.1", "method": "GET", "path": "/it", "headers": []}
     await surface(Response(b"x"), seen.append)(scope, receive, send)
+
+
+@pytest.mark.parametrize("raised", [lambda: OSError("broken pipe"), what_uvloop_raises])
+def test_client_that_is_gone_at_its_answer_harms_nobody(
+    raised: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "thalamus_lite")
+    seen: list[dict[str, Any]] = []
+    asyncio.run(send_fails(raised(), seen))
     assert [record.getMessage() for record in caplog.records] == ["client gone before its answer"]
     assert len(seen) == 1
+
+
+async def test_servers_own_complaint_is_not_taken_for_a_client_that_is_gone() -> None:
+    with pytest.raises(RuntimeError, match="already completed"):
+        await send_fails(RuntimeError("sent, after response already completed."), [])
 
 
 async def test_stream_that_breaks_off_is_logged(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("thalamus_lite")
 
 _TRACEPARENT = b"traceparent"
+_CLOSED_TRANSPORT = "; the handler is closed"
 
 LINES_A_SECOND = 20
 """How many failed requests are logged; a storm of them must not fill a disk."""
@@ -84,8 +85,10 @@ class Surface:
                 await send(body)
         except ThalamusError as error:
             self._log_failure(request, error)
-        except OSError:
-            # ASGI servers may raise this when the client is gone; there is nobody to tell.
+        except (OSError, RuntimeError) as error:
+            if not _tells_that_the_client_is_gone(error):
+                raise
+            # There is nobody to tell.
             _log.debug(
                 "client gone before its answer", extra=log_fields(request, "client_disconnected")
             )
@@ -133,6 +136,11 @@ class Surface:
 
 
 _SERVE = Surface.serve.__code__
+
+
+def _tells_that_the_client_is_gone(error: OSError | RuntimeError) -> bool:
+    """ASGI servers may raise an OSError then, and under uvloop what a closed transport raises."""
+    return isinstance(error, OSError) or str(error).endswith(_CLOSED_TRANSPORT)
 
 
 def log_fields(request: Request, code: str) -> dict[str, str]:
