@@ -79,6 +79,27 @@ def test_unsafe_id_is_replaced(given: bytes, make_request: Make) -> None:
         ("/api/", "/api", b"/api/", "/"),
         ("/api/a b", "/api", b"/api/a%20b", "/a%20b"),
         ("/api/api/health", "/api", b"/api/api/health", "/api/health"),
+        # Below a root that was encoded, as servers that follow the specification decode it.
+        ("/acme inc/health", "/acme inc", b"/acme%20inc/health", "/health"),
+        ("/acme inc/health", "/acme inc/", b"/acme%20inc/health", "/health"),
+        ("/caf\u00e9/v 1/health", "/caf\u00e9/v 1", b"/caf%C3%A9/v%201/health", "/health"),
+        ("/a b/health", "/a b", b"/a%20b/health?x=/a%20b", "/health"),
+        ("/100%/health", "/100%", b"/100%25/health", "/health"),
+        ("/a b", "/a b", b"/a%20b", "/a%20b"),
+        ("/a b/", "/a b", b"/a%20b/", "/"),
+        # What lies below it stays as it was sent.
+        ("/a b/health", "/a b", b"/a%20b/%68ealth", "/%68ealth"),
+        ("/a b//health", "/a b", b"/a%20b//health", "//health"),
+        ("/a b/c/health", "/a b", b"/a%20b%2Fc/health", "/a%20b%2Fc/health"),
+        ("/a b/health", "/a b", b"/a%20b%2Fhealth", "/a%20b%2Fhealth"),
+        # A slash that was encoded, bytes that are no UTF-8, another root: nothing is cut off.
+        ("/a/b c/health", "/a/b c", b"/a%2Fb%20c/health", "/a%2Fb%20c/health"),
+        ("/a/b//health", "/a/b", b"/a%2Fb//health", "/a%2Fb//health"),
+        ("/\ufffd/health", "/\ufffd", b"/%E9/health", "/%E9/health"),
+        ("/\ufffd/health", "/\ufffd", b"/%EF%BF%BD/health", "/health"),
+        ("/a b/health", "/a c", b"/a%20b/health", "/a%20b/health"),
+        ("/a b/health", "a b", b"/a%20b/health", "/a%20b/health"),
+        ("/a b/health", "/%61 b", b"/%61%20b/health", "/%61%20b/health"),
     ],
 )
 def test_path_is_what_lies_below_the_root(

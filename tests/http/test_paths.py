@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -189,3 +190,42 @@ async def test_mount_opens_nothing(prefix: str, zoo: ModuleType, driver: ModuleT
                 opened = is_public(target.removeprefix(prefix))
                 assert opened or answer.status in (401, 404), target
                 assert b"SERVED" not in answer.body
+
+
+@pytest.mark.parametrize("prefix", ["/acme%20inc", "/caf%C3%A9", "/%61cme", "/100%25"])
+async def test_mount_below_a_prefix_that_is_encoded_opens_nothing(
+    prefix: str, zoo: ModuleType, driver: ModuleType
+) -> None:
+    app = zoo.make_app()
+    parent = Starlette(routes=[Mount("/{tenant}", app=app)], lifespan=app.lifespan)
+    parent.router.redirect_slashes = False
+    async with AsyncClient(parent):
+        assert (await driver.call(parent, "GET", prefix + "/health", [])).status == 200
+        for path, method in CLOSED.items():
+            body = driver.body(ANSWER)
+            allowed = await driver.call(parent, method, prefix + path, [driver.KEY], body)
+            assert allowed.status == 200, path
+            for target in [prefix + path, *(prefix + other for other in spellings(path))]:
+                answer = await served(driver, parent, method, target)
+                opened = is_public(target.removeprefix(prefix))
+                assert opened or answer.status in (401, 404), target
+                assert b"SERVED" not in answer.body
+
+
+@given(st.lists(_SEGMENTS, min_size=1, max_size=6).map("/".join))
+def test_what_is_cut_off_is_the_root_and_nothing_else(target: str) -> None:
+    """Whatever stands below an encoded root is seen as it would be without one."""
+    from thalamus_lite.http.request import Request, RequestIds
+
+    async def nothing() -> Any:
+        return {}
+
+    def seen(raw: str, root: str) -> str:
+        scope = {
+            "method": "GET", "path": unquote(raw), "raw_path": raw.encode(), "root_path": root,
+            "headers": [],
+        }  # fmt: skip
+        return Request(scope, nothing, RequestIds()).path
+
+    path = "/" + target.partition("?")[0]
+    assert seen("/a%20b" + path, "/a b") == path

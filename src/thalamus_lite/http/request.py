@@ -158,8 +158,9 @@ class Request:
 def _path(scope: Scope) -> str:
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
-    raw: bytes | None = scope.get("raw_path")
-    if raw is not None and b"%" in raw:
+    raw: bytes = scope.get("raw_path") or b""
+    encoded = b"%" in raw
+    if encoded:
         # Some servers leave the query in it.
         path = raw.partition(b"?")[0].decode("latin-1")
     if (
@@ -168,6 +169,25 @@ def _path(scope: Scope) -> str:
         and (root.endswith("/") or path[len(root) : len(root) + 1] == "/")
     ):
         return path[len(root.rstrip("/")) :]
+    return _below_encoded(path, root.rstrip("/")) if root and encoded else path
+
+
+def _below_encoded(path: str, root: str) -> str:
+    """``"/a%20b/%63"`` below ``"/a b"`` is ``"/%63"``; a path that is not below it stays whole.
+
+    By segments: a slash that was encoded separates none, so it makes a root of more slashes than
+    this one.
+    """
+    from urllib.parse import unquote
+
+    segments = path.split("/")
+    depth = root.count("/") + 1
+    try:
+        above = [unquote(segment, errors="strict") for segment in segments[:depth]]
+    except UnicodeDecodeError:
+        return path
+    if len(segments) > depth and "/".join(above) == root:
+        return "/" + "/".join(segments[depth:])
     return path
 
 
