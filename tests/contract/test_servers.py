@@ -32,6 +32,13 @@ def test_prediction(real_server: Any) -> None:
     assert answer.header("server-timing").startswith("queue;dur=")
 
 
+def test_target_in_absolute_form(real_server: Any) -> None:
+    answer = real_server.request("POST", "http://t/predict", HI)
+    assert (answer.status, answer.json()["outputs"][0]["text"]) == (200, "HI")
+    assert real_server.request("GET", "http://t/health", headers="").status == 200
+    assert real_server.request("GET", "http://t/schema", headers="").status == 401
+
+
 def test_stream_of_events(real_server: Any) -> None:
     body = {"model": "words", "inputs": [{"text": "one two"}]}
     answer = real_server.request("POST", "/predict", body, KEY + "Accept: text/event-stream\r\n")

@@ -114,6 +114,48 @@ def test_path_is_what_lies_below_the_root(
     assert request.path == seen
 
 
+@pytest.mark.parametrize(
+    ("path", "root", "seen"),
+    [
+        ("http://host/health", "", "/health"),
+        ("HTTPS://10.0.0.1:8000/health", "", "/health"),
+        ("http://[::1]:80/a/b", "", "/a/b"),
+        ("http://host", "", "/"),
+        ("http://host/", "", "/"),
+        ("http://host//health", "", "//health"),
+        ("http://host/http://host/health", "", "/http://host/health"),
+        ("http://host/%68ealth", "", "/%68ealth"),
+        # Below the root, and where the server put it in front.
+        ("http://host/api/health", "/api", "/health"),
+        ("http://host/api/health", "/api/", "/health"),
+        ("http://host/a%20b/health", "/a b", "/health"),
+        ("/apihttp://host/health", "/api", "/health"),
+        ("/apihttp://host/api/health", "/api", "/api/health"),
+        # None of them is one.
+        ("/health", "", "/health"),
+        ("*", "", "*"),
+        ("/http://host/health", "", "/http://host/health"),
+        ("/api/http://host/health", "/api", "/http://host/health"),
+        ("http:///health", "", "http:///health"),
+        ("http:/host/health", "", "http:/host/health"),
+        ("ftp://host/health", "", "ftp://host/health"),
+        ("xhttp://host/health", "", "xhttp://host/health"),
+        ("http://user:pw@host/health", "", "http://user:pw@host/health"),
+        ("http://ho%73t/health", "", "http://ho%73t/health"),
+        ("http://host\\x/health", "", "http://host\\x/health"),
+        ("http://host?/health", "", "http://host?/health"),
+        ("http://host#/health", "", "http://host#/health"),
+        ("http://host/x\n/health", "", "http://host/x\n/health"),
+    ],
+)
+def test_target_in_absolute_form_has_the_path_behind_its_host(
+    path: str, root: str, seen: str, make_request: Make
+) -> None:
+    request = make_request("GET", path, root_path=root)
+    request.path = request.origin_form()
+    assert request.path == seen
+
+
 def test_root_path_may_be_missing(make_request: Make) -> None:
     request = make_request("GET", "/x")
     scope = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -46,7 +47,8 @@ def spellings(path: str) -> list[str]:
         path.title(), path.swapcase(), f"/{name[:-1]}%{ord(last):02x}",
         f"/{name[:-1]}%{ord(last):02X}", f"/%{ord(name[0]):02x}{name[1:]}",
         f"/%25{ord(name[0]):02x}{name[1:]}", f"/{name}\u200b", f"/{name[:-1]}\uff45",
-        f"http://host{path}", f"http://host/health/..{path}", f"//host{path}", f"*{path}",
+        f"http://host/health/..{path}", f"http://user@host{path}", f"http://{path}",
+        f"ftp://host{path}", f"/http://host{path}", f"//host{path}", f"*{path}",
         f"/{name}.json", f"/{name}.", f"/.{name}", f"/{name}~", f"/api{path}",
         "/".join(["", *["x"] * 5000, name]), path + "a" * 100_000,
     ]  # fmt: skip
@@ -105,6 +107,25 @@ async def test_only_the_exact_public_paths_are_public(zoo: ModuleType, driver: M
             for target in spellings(path):
                 answer = await driver.call(client.app, "GET", target, [])
                 assert answer.status == (200 if is_public(target) else 401), target
+
+
+@pytest.mark.parametrize("host", ["http://host", "https://10.0.0.1:8000", "HTTP://[::1]"])
+async def test_absolute_form_is_the_path_behind_its_host(
+    host: str, zoo: ModuleType, driver: ModuleType
+) -> None:
+    async with AsyncClient(zoo.make_app()) as client:
+        for path in PUBLIC:
+            assert (await driver.call(client.app, "GET", host + path, [])).status == 200
+            for target in spellings(path):
+                if target.startswith("/"):
+                    answer = await driver.call(client.app, "GET", host + target, [])
+                    assert answer.status == (200 if is_public(target) else 401), target
+        for path, method in CLOSED.items():
+            assert (await served(driver, client.app, method, host + path)).status == 401
+            answer = await driver.call(
+                client.app, method, host + path, [driver.KEY], driver.body(ANSWER)
+            )
+            assert answer.status == 200, path
 
 
 async def test_host_header_chooses_nothing(zoo: ModuleType, driver: ModuleType) -> None:
@@ -172,7 +193,8 @@ def test_any_path_made_of_such_pieces_needs_a_key(target: str, method: str) -> N
     path, _, query = target.partition("?")
     scope = {"method": method, "path": path, "raw_path": path.encode(), "headers": []}
     found = router.find(Request({**scope, "query_string": query.encode()}, nothing, RequestIds()))
-    assert (found.access == Access.PUBLIC) == (path in PUBLIC)
+    origin_form = re.sub(r"^http://[A-Za-z.:]+(?=/)", "", path)
+    assert (found.access == Access.PUBLIC) == (origin_form in PUBLIC)
 
 
 @pytest.mark.parametrize("prefix", ["/api", "/health", "/predict", "/a/b"])

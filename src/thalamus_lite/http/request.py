@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import secrets
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ LONGEST_PAUSE_S = 1.0
 
 _JSON_TYPES = frozenset({None, b"application/json", b"application/json; charset=utf-8"})
 _JSON_RANGES = frozenset({b"application/json", b"application/*", b"*/*"})
+# Neither user info, which is a way to deceive, nor anything encoded.
+_ABSOLUTE_FORM = re.compile(r"(?i:https?)://[A-Za-z0-9._~:\[\]-]+(/.*)?")
 _NO_PARAMS: dict[str, str] = {}
 
 
@@ -63,6 +66,21 @@ class Request:
         self.params = _NO_PARAMS
         given = self.headers.get(b"x-request-id")
         self.request_id = ids.new() if given is None or not _is_safe_id(given) else given
+
+    def origin_form(self) -> str:
+        """The path of a target such as ``http://host/health``; of any other, as it is.
+
+        Clients send proxies such targets, and a server must take them too (RFC 9112, section
+        3.2.2).
+        """
+        root = self.scope.get("root_path", "").rstrip("/")
+        target = self.path.removeprefix(root)
+        match = _ABSOLUTE_FORM.fullmatch(target)
+        if match is None:
+            return self.path
+        path = match[1] or "/"
+        # Some servers put the root in front of whatever was sent.
+        return path if target != self.path else _below_root(path, self.scope)
 
     def query(self, name: str) -> str | None:
         """The first value of a query parameter.
@@ -157,18 +175,22 @@ class Request:
 
 def _path(scope: Scope) -> str:
     path: str = scope["path"]
-    root: str = scope.get("root_path", "")
     raw: bytes = scope.get("raw_path") or b""
-    encoded = b"%" in raw
-    if encoded:
+    if b"%" in raw:
         # Some servers leave the query in it.
         path = raw.partition(b"?")[0].decode("latin-1")
+    return _below_root(path, scope)
+
+
+def _below_root(path: str, scope: Scope) -> str:
+    root: str = scope.get("root_path", "")
     if (
         root
         and path.startswith(root)
         and (root.endswith("/") or path[len(root) : len(root) + 1] == "/")
     ):
         return path[len(root.rstrip("/")) :]
+    encoded = b"%" in (scope.get("raw_path") or b"")
     return _below_encoded(path, root.rstrip("/")) if root and encoded else path
 
 

@@ -90,11 +90,18 @@ class Router:
         ]
 
     def find(self, request: Request) -> Resource:
-        """The resource at the request's path; sets the request's ``params``."""
+        """The resource at the request's path; sets the request's ``params``, and its ``path`` where
+        the target was in absolute form.
+        """
         path = request.path
         resource = self._exact.get(path)
         if resource is not None:
             return resource
+        if "://" in path:
+            path = request.path = request.origin_form()
+            resource = self._exact.get(path)
+            if resource is not None:
+                return resource
         for matches, candidate in self._templates:
             match = matches(path)
             if match is not None:
