@@ -257,6 +257,16 @@ def test_metrics_are_prometheus_text(client: Client) -> None:
             "application/openmetrics-text",
         ),
         ("Application/OpenMetrics-Text", "application/openmetrics-text"),
+        # As Prometheus asks.
+        (
+            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,"
+            "application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
+            "application/openmetrics-text",
+        ),
+        ("application/openmetrics-text;q=0", "text/plain"),
+        ("application/openmetrics-text;q=0.3, text/plain", "text/plain"),
+        ("application/openmetrics-texts", "text/plain"),
+        ("text/plain;x=application/openmetrics-text", "text/plain"),
         (
             "application/openmetrics-text; version=9\u00e9; escaping=\u00e9",
             "application/openmetrics-text",
@@ -273,6 +283,15 @@ def test_metrics_honour_accept(accept: str, kind: str, client: Client) -> None:
     assert answer.headers["content-type"].startswith(kind)
     assert answer.text.endswith("# EOF\n") is (kind != "text/plain")
     assert "\u00e9" not in answer.headers["content-type"]
+
+
+async def test_metrics_honour_accept_in_several_headers(
+    zoo: ModuleType, driver: ModuleType
+) -> None:
+    headers = [(b"accept", b"application/openmetrics-text"), (b"accept", b"text/plain;q=0.5")]
+    async with AsyncClient(zoo.make_app()) as client:
+        answer = await driver.call(client.app, "GET", "/metrics", headers)
+    assert answer.header("content-type").startswith("application/openmetrics-text")
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/status", "/metrics", "/openapi.json"])

@@ -55,6 +55,19 @@ def test_same_model_collects_its_outputs_for_json(model: str, client: Client) ->
     assert client.post("/predict", json=ask(model, "")).json()["outputs"] == []
 
 
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("text/event-stream;q=0.1, application/json", "application/json"),
+        ("text/event-stream, application/json", "text/event-stream"),
+        ("text/event-stream;q=0.5, */*;q=0.1", "text/event-stream"),
+    ],
+)
+def test_kind_that_is_wanted_more_is_sent(accept: str, kind: str, client: Client) -> None:
+    answer = client.post("/predict", json=ask("words", "one"), headers={"accept": accept})
+    assert (answer.status, answer.headers["content-type"]) == (200, kind)
+
+
 @pytest.mark.parametrize("model", STREAMING)
 def test_error_before_the_first_output_has_its_own_status(
     model: str, client: Client, zoo: ModuleType

@@ -193,8 +193,19 @@ def test_query_of_a_thousand_fields_is_refused(make_request: Make) -> None:
         (b"*/*", False),
         (b"application/json", False),
         (b"text/event-stream", True),
-        (b"application/json, Text/Event-Stream;q=0.9", True),
+        (b"application/json;q=0.8, Text/Event-Stream;q=0.9", True),
+        (b"application/json, text/event-stream", True),
+        (b"text/event-stream, */*", True),
+        (b"*/*;q=0.5, text/event-stream;q=0.6", True),
+        (b"text/event-stream;q=nonsense, application/json", True),
+        # JSON is wanted more.
+        (b"text/event-stream;q=0.1, application/json", False),
+        (b"application/*, text/event-stream;q=0.999", False),
+        (b"text/event-stream;q=0.9, */*;q=0.95", False),
+        # The most specific range counts.
+        (b"text/event-stream;q=0.5, application/json;q=0.4, */*", True),
         (b"application/json, text/event-stream; q = 0.0", False),
+        (b"text/event-stream;q=0", False),
         (b"text/event-streams", False),
     ],
 )
@@ -214,6 +225,8 @@ def test_event_stream_has_to_be_asked_for(
         (b"text/event-stream, Application/JSON", True),
         (b"text/event-stream", False),
         (b"text/event-stream, application/json;q=0", False),
+        (b"text/event-stream, */*, application/json;q=0", False),
+        (b"*/*;q=0.001", True),
         (b"", False),
     ],
 )
@@ -222,6 +235,24 @@ def test_json_is_taken_unless_it_is_left_out(
 ) -> None:
     headers = [] if accept is None else [(b"accept", accept)]
     assert make_request(headers=headers).accepts_json() is takes
+
+
+@pytest.mark.parametrize(
+    ("accepts", "wants", "takes"),
+    [
+        ([b"text/event-stream", b"application/json"], True, True),
+        ([b"application/json", b"text/event-stream"], True, True),
+        ([b"text/event-stream", b"*/*;q=0"], True, False),
+        ([b"text/event-stream;q=0.1", b"*/*"], False, True),
+        ([b"text/event-stream", b""], True, False),
+    ],
+)
+def test_headers_that_are_repeated_are_one_list(
+    accepts: list[bytes], wants: bool, takes: bool, make_request: Make
+) -> None:
+    request = make_request(headers=[(b"accept", one) for one in accepts])
+    assert request.accepts_event_stream() is wants
+    assert request.accepts_json() is takes
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_each_error_has_its_status_and_reason(
 ) -> None:
     metrics = Metrics()
     metrics.model("m").failed(error)
-    text = metrics.render("")[0].decode()
+    text = metrics.render(False)[0].decode()
     for one in STATUSES:
         found = value(text, "thalamus_requests_total", model="m", status=one)
         assert found == (1.0 if one == status else 0.0)

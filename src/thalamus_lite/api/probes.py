@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from thalamus_lite.http.accept import prefers
 from thalamus_lite.http.response import Response, json_response
 from thalamus_lite.serving import status
 
@@ -59,8 +60,8 @@ class Probes:
 
     async def metrics(self, request: Request) -> Response:
         self._snapshots.update_metrics()
-        accept = request.headers.get(b"accept", b"").decode("latin-1")
-        body, content_type = self._service.metrics.render(accept)
+        open_metrics = prefers(request.accept(), b"application/openmetrics-text", b"text/plain")
+        body, content_type = self._service.metrics.render(open_metrics)
         return Response(body, content_type=content_type.encode("ascii"))
 
     def _models(self) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from thalamus_lite.errors import (
     RequestError,
     UnsupportedMediaType,
 )
-from thalamus_lite.http.accept import media_ranges
+from thalamus_lite.http.accept import prefers, takes
 
 if TYPE_CHECKING:
     from thalamus_lite.http.asgi import Receive, Scope
@@ -27,7 +27,7 @@ LONGEST_PAUSE_S = 1.0
 """How soon and how seldom a client is asked for again whose ``receive`` never waits."""
 
 _JSON_TYPES = frozenset({None, b"application/json", b"application/json; charset=utf-8"})
-_JSON_RANGES = frozenset({b"application/json", b"application/*", b"*/*"})
+_USUAL_ACCEPTS = frozenset({b"*/*", b"application/json", b"application/json, */*"})
 # Neither user info, which is a way to deceive, nor anything encoded.
 _ABSOLUTE_FORM = re.compile(r"(?i:https?)://[A-Za-z0-9._~:\[\]-]+(/.*)?")
 _NO_PARAMS: dict[str, str] = {}
@@ -99,16 +99,23 @@ class Request:
             raise RequestError from None
         return values[0] if values else None
 
+    def accept(self) -> bytes:
+        """All that the client takes: headers that are repeated are one list (RFC 9110, section
+        5.3).
+        """
+        return b",".join(value for name, value in self.scope["headers"] if name == b"accept")
+
     def accepts_event_stream(self) -> bool:
-        """Whether the client asks for server-sent events; ``*/*`` does not."""
+        """Whether the client names server-sent events, and does not like JSON better."""
         accept = self.headers.get(b"accept")
-        if accept is None or b"event-stream" not in accept.lower():
+        if accept is None:
             return False
-        return b"text/event-stream" in media_ranges(accept)
+        if accept in _USUAL_ACCEPTS and len(self.headers) == len(self.scope["headers"]):
+            return False
+        return prefers(self.accept(), b"text/event-stream", b"application/json")
 
     def accepts_json(self) -> bool:
-        accept = self.headers.get(b"accept")
-        return accept is None or not _JSON_RANGES.isdisjoint(media_ranges(accept))
+        return b"accept" not in self.headers or takes(self.accept(), b"application/json")
 
     async def body(self, limit: int) -> bytes | bytearray:
         """The whole body, which must be JSON and at most ``limit`` bytes.

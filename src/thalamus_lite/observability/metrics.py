@@ -56,8 +56,6 @@ REJECTIONS = (
     "model_load_failed", "model_not_ready", "lane_hung", "device_failed", "draining",
 )  # fmt: skip
 
-_OPEN_METRICS = "application/openmetrics-text"
-
 
 class HookTimes(Protocol):
     """Seconds; None where there is no such hook."""
@@ -228,10 +226,10 @@ class Metrics:
             found = self._models[model_id] = ModelMetrics(self, model_id)
         return found
 
-    def render(self, accept: str) -> tuple[bytes, str]:
-        """The exposition, and its content type, in the format that ``Accept`` asks for."""
-        # Never the header itself: prometheus_client would put its version into the answer's type.
-        wanted = f"{_OPEN_METRICS}; version=1.0.0" if _OPEN_METRICS in accept.lower() else ""
+    def render(self, open_metrics: bool) -> tuple[bytes, str]:
+        """The exposition, as OpenMetrics or as Prometheus text, and its content type."""
+        # Never a client's header: prometheus_client would put its version into the answer's type.
+        wanted = "application/openmetrics-text; version=1.0.0" if open_metrics else ""
         encoder, content_type = exposition.choose_encoder(wanted)
         if self.shared:
             registry = CollectorRegistry()
