@@ -173,6 +173,13 @@ def test_what_is_not_json_is_400(body: bytes, client: Client) -> None:
         ({"x-timeout-ms": "soon"}, 422, "validation_error"),
         ({"x-timeout-ms": "86400001"}, 422, "validation_error"),
         ({"x-timeout-ms": "\u00b2"}, 422, "validation_error"),
+        ({"x-timeout-ms": ""}, 422, "validation_error"),
+        ({"x-timeout-ms": "."}, 422, "validation_error"),
+        ({"x-timeout-ms": "1_0_0_0"}, 422, "validation_error"),
+        ({"x-timeout-ms": "1e3"}, 422, "validation_error"),
+        ({"x-timeout-ms": "1,000"}, 422, "validation_error"),
+        ({"x-timeout-ms": "1000 2000"}, 422, "validation_error"),
+        ({"x-timeout-ms": "9" * 400}, 422, "validation_error"),
         ({"x-api-key": "wrong"}, 401, "invalid_api_key"),
         ({"x-api-key": "\u00e9"}, 401, "invalid_api_key"),
     ],
@@ -192,6 +199,9 @@ def test_header_decides(headers: dict[str, str], status: int, code: str, client:
         {"accept": "application/json, text/event-stream"},
         {"x-timeout-ms": "5000"},
         {"x-timeout-ms": "86400000"},
+        {"x-timeout-ms": "5000.5"},
+        {"x-timeout-ms": " +5000. "},
+        {"content-type": ""},
     ],
 )
 def test_header_that_is_right_changes_nothing(headers: dict[str, str], client: Client) -> None:

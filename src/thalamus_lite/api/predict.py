@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     Parts = AsyncGenerator[list[Any], None]
 
 LONGEST_TIMEOUT_MS = 86_400_000
+
+# Some servers leave the white space that may stand around a header's value.
+_DECIMAL = re.compile(rb"[ \t]*\+?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[ \t]*")
 
 
 class PredictRoute:
@@ -215,14 +219,17 @@ def _timeout_s(request: Request, spec: ModelSpec) -> float | None:
     header = request.headers.get(b"x-timeout-ms")
     if header is None:
         return own
-    try:
-        asked = float(header)
-    except ValueError:
-        asked = 0.0
+    asked = _seconds(header)
+    return asked if own is None else min(asked, own)
+
+
+def _seconds(milliseconds: bytes) -> float:
+    # float() would take 1_000, 1e3 and digits of other scripts too.
+    asked = float(milliseconds) if _DECIMAL.fullmatch(milliseconds) else 0.0
     if not 0 < asked <= LONGEST_TIMEOUT_MS:
         msg = f"Must be milliseconds above 0 and at most {LONGEST_TIMEOUT_MS}"
         raise ValidationFailed([_detail(["header", "X-Timeout-Ms"], msg, "timeout")])
-    return asked / 1000 if own is None else min(asked / 1000, own)
+    return asked / 1000
 
 
 def _ms(seconds: float | None) -> bytes:

@@ -26,7 +26,8 @@ FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 1.0
 """How soon and how seldom a client is asked for again whose ``receive`` never waits."""
 
-_JSON_TYPES = frozenset({None, b"application/json", b"application/json; charset=utf-8"})
+# An empty one says as little as none.
+_JSON_TYPES = frozenset({None, b"", b"application/json", b"application/json; charset=utf-8"})
 _USUAL_ACCEPTS = frozenset({b"*/*", b"application/json", b"application/json, */*"})
 # Neither user info, which is a way to deceive, nor anything encoded.
 _ABSOLUTE_FORM = re.compile(r"(?i:https?)://[A-Za-z0-9._~:\[\]-]+(/.*)?")
@@ -161,7 +162,7 @@ class Request:
     def _check_media_type(self) -> None:
         headers = self.headers
         kind = headers.get(b"content-type")
-        if kind is not None:
+        if kind is not None and kind.strip():
             name = kind.partition(b";")[0].strip().lower()
             if name != b"application/json" and not (
                 name.startswith(b"application/") and name.endswith(b"+json")
