@@ -208,6 +208,21 @@ def test_header_that_is_right_changes_nothing(headers: dict[str, str], client: C
     assert client.post("/predict", json=HI, headers=headers).status == 200
 
 
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({"content-type": "text/plain"}, 415, "unsupported_media_type"),
+        ({"content-length": "99999999999"}, 413, "body_too_large"),
+        ({}, 422, "validation_error"),
+    ],
+)
+def test_time_that_cannot_be_read_is_told_before_the_body_is_read(
+    headers: dict[str, str], status: int, code: str, client: Client
+) -> None:
+    answer = client.post("/predict", content=b"{", headers={"x-timeout-ms": "soon", **headers})
+    said(answer, status, code)
+
+
 def test_missing_content_type_counts_as_json(client: Client) -> None:
     answer = client.post("/predict", content=json.dumps(HI).encode())
     assert answer.status == 200

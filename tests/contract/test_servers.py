@@ -39,6 +39,22 @@ def test_target_in_absolute_form(real_server: Any) -> None:
     assert real_server.request("GET", "http://t/schema", headers="").status == 401
 
 
+@pytest.mark.parametrize("sent", [b"", b'{"inp'])
+def test_deadline_passes_while_the_body_is_awaited(
+    real_server: Any, servers: ModuleType, sent: bytes
+) -> None:
+    head = servers.head("POST", "/predict", "Content-Length: 20", "X-Timeout-Ms: 50")
+    with real_server.connect() as line:
+        line.sendall(head + sent)
+        received = b""
+        while b"deadline_exceeded" not in received:
+            piece = line.recv(65536)
+            assert piece, received
+            received += piece
+    assert received.split()[1] == b"504"
+    servers.alive(real_server)
+
+
 def test_stream_of_events(real_server: Any) -> None:
     body = {"model": "words", "inputs": [{"text": "one two"}]}
     answer = real_server.request("POST", "/predict", body, KEY + "Accept: text/event-stream\r\n")

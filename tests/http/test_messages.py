@@ -11,6 +11,7 @@ import pytest
 from thalamus_lite.errors import (
     BodyTooLarge,
     ClientDisconnected,
+    DeadlineExceeded,
     MethodNotAllowed,
     ModelError,
     QueueFull,
@@ -334,6 +335,45 @@ async def test_client_that_leaves_in_its_body_is_gone(
 ) -> None:
     with pytest.raises(ClientDisconnected):
         await make_request(messages=before).body(10)
+
+
+@pytest.mark.parametrize("before", [[], [part(b"x", True)]])
+async def test_body_that_takes_longer_than_it_may_misses_its_deadline(
+    before: list[dict[str, Any]], make_request: Make
+) -> None:
+    request, left = make_request(), list(before)
+
+    async def receive() -> Message:
+        if not left:
+            await asyncio.Event().wait()
+        return left.pop()
+
+    request._receive = receive
+    with pytest.raises(DeadlineExceeded):
+        await request.body(10, lambda: 0.01)
+
+
+async def test_body_that_is_there_has_not_missed_its_deadline(make_request: Make) -> None:
+    messages = [part(b"a", True), part(b"b")]
+    assert await make_request(messages=messages).body(10, lambda: 1e-9) == b"ab"
+
+
+@pytest.mark.parametrize(
+    ("headers", "error"),
+    [
+        ([(b"content-type", b"text/plain")], UnsupportedMediaType),
+        ([(b"content-length", b"11")], BodyTooLarge),
+        ([(b"content-length", b"x")], RequestError),
+    ],
+)
+async def test_time_for_the_body_is_asked_for_after_the_headers_were_found_good(
+    headers: list[tuple[bytes, bytes]], error: type[Exception], make_request: Make
+) -> None:
+    def never_asked() -> float:
+        raise AssertionError("asked for")
+
+    with pytest.raises(error):
+        await make_request(headers=headers, messages=[part(b"{}")]).body(10, never_asked)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.batching.group import PendingRequest
@@ -45,7 +46,9 @@ class PredictRoute:
         received = time.monotonic()
         service = self._service
         service.check_open()
-        body = await request.body(self._limit)
+        asked = request.headers.get(b"x-timeout-ms")
+        within_s = None if asked is None else partial(_seconds, asked)
+        body = await request.body(self._limit, within_s)
         model_id, version, inputs = _read(decode_rounded(body))
         spec = service.registry.resolve(model_id, version)
         pending: PendingRequest | None = None
@@ -62,7 +65,7 @@ class PredictRoute:
             pending = PendingRequest(
                 spec.inputs.validate(inputs),
                 received,
-                _timeout_s(request, spec),
+                _timeout_s(asked, spec),
                 request.disconnected,
             )
             # It may wait long, and what was read is no more needed.
@@ -209,22 +212,20 @@ def _detail(loc: list[str], msg: str, kind: str) -> dict[str, Any]:
     return {"loc": loc, "msg": msg, "type": kind}
 
 
-def _timeout_s(request: Request, spec: ModelSpec) -> float | None:
-    """The lesser of the model's and the request's own time.
-
-    Raises:
-        ValidationFailed: ``X-Timeout-Ms`` is no number above 0, or more than a day.
-    """
+def _timeout_s(asked: bytes | None, spec: ModelSpec) -> float | None:
+    """The lesser of the model's time and what the request asked for."""
     own = spec.policy.timeout_s
-    header = request.headers.get(b"x-timeout-ms")
-    if header is None:
+    if asked is None:
         return own
-    asked = _seconds(header)
-    return asked if own is None else min(asked, own)
+    return _seconds(asked) if own is None else min(_seconds(asked), own)
 
 
 def _seconds(milliseconds: bytes) -> float:
-    # float() would take 1_000, 1e3 and digits of other scripts too.
+    """
+    Raises:
+        ValidationFailed: ``X-Timeout-Ms`` is no plain number above 0, or more than a day.
+    """
+    # float() alone takes 1_000 and 1e3 too.
     asked = float(milliseconds) if _DECIMAL.fullmatch(milliseconds) else 0.0
     if not 0 < asked <= LONGEST_TIMEOUT_MS:
         msg = f"Must be milliseconds above 0 and at most {LONGEST_TIMEOUT_MS}"

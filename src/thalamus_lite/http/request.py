@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 from thalamus_lite.errors import (
     BodyTooLarge,
     ClientDisconnected,
+    DeadlineExceeded,
     RequestError,
     UnsupportedMediaType,
 )
 from thalamus_lite.http.accept import prefers, takes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from thalamus_lite.http.asgi import Receive, Scope
 
 MAX_REQUEST_ID = 128
@@ -118,14 +121,20 @@ class Request:
     def accepts_json(self) -> bool:
         return b"accept" not in self.headers or takes(self.accept(), b"application/json")
 
-    async def body(self, limit: int) -> bytes | bytearray:
+    async def body(
+        self, limit: int, within_s: Callable[[], float] | None = None
+    ) -> bytes | bytearray:
         """The whole body, which must be JSON and at most ``limit`` bytes.
+
+        ``within_s`` says how long it may take; it is asked once the headers were found good, and
+        what it raises is raised.
 
         Raises:
             UnsupportedMediaType: another content type, or a content encoding.
             RequestError: a length that is no number.
             BodyTooLarge: as soon as it is known, declared or not.
             ClientDisconnected: the client left before the body ended.
+            DeadlineExceeded: it took longer than ``within_s``.
         """
         headers = self.headers
         declared = headers.get(b"content-length")
@@ -139,6 +148,12 @@ class Request:
                 raise RequestError
             if len(declared) > 18 or int(declared) > limit:
                 raise BodyTooLarge
+        if within_s is not None:
+            try:
+                async with asyncio.timeout(within_s()):
+                    return await self.body(limit)
+            except TimeoutError:
+                raise DeadlineExceeded from None
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
