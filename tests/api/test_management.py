@@ -171,6 +171,7 @@ async def test_unload_and_load_one_version_or_all(zoo: ModuleType) -> None:
             "versions_loaded": ["1.10.0", "1.9.0"],
         }
         assert (await post("/models/echo/load", json={}))["loaded"] is False
+        assert (await post("/models/echo/load", content=b"null"))["version"] is None
         latest = await post("/models/echo/unload", json={"version": "latest"})
         assert latest["versions_unloaded"] == ["1.10.0"]
 
@@ -192,7 +193,8 @@ async def test_unloaded_model_is_loaded_again_by_a_request(zoo: ModuleType) -> N
         ("echo", {"json": {"version": 7}}, 422, "validation_error"),
         ("echo", {"json": {"version": ["1.9.0"]}}, 422, "validation_error"),
         ("echo", {"json": []}, 422, "validation_error"),
-        ("echo", {"content": b"null"}, 422, "validation_error"),
+        ("echo", {"json": {"versoin": "1.9.0"}}, 422, "validation_error"),
+        ("echo", {"json": {"version": "1.9.0", "force": True}}, 422, "validation_error"),
         ("echo", {"content": b"{"}, 400, "invalid_json"),
         ("echo", {"content": b"{}", "headers": {"content-type": "text/plain"}}, 415,
          "unsupported_media_type"),
@@ -206,6 +208,11 @@ def test_wrong_load_or_unload_is_told_so(
     answer = client.post(f"/models/{model}/{what}", **options)
     assert (answer.status, answer.json()["code"]) == (status, code)
     assert client.get("/ready").status == 200
+
+
+def test_key_that_is_not_known_is_named(client: Client) -> None:
+    answer = client.post("/models/echo/unload", json={"versoin": "1.9.0"})
+    assert [one["loc"] for one in answer.json()["details"]] == [["versoin"]]
 
 
 async def test_load_that_fails_is_503(zoo: ModuleType) -> None:

@@ -166,6 +166,16 @@ def test_answers_are_as_described(document: dict[str, Any], zoo: ModuleType) -> 
                 as_json_schema(document, taken).validate(body)
 
 
+@pytest.mark.parametrize("what", ["load", "unload"])
+def test_key_that_load_and_unload_do_not_know_is_described_as_wrong(
+    document: dict[str, Any], what: str
+) -> None:
+    content = document["paths"][f"/models/{{id}}/{what}"]["post"]["requestBody"]["content"]
+    schema = as_json_schema(document, content["application/json"]["schema"])
+    assert schema.is_valid({"version": "1.0"})
+    assert not schema.is_valid({"versoin": "1.0"})
+
+
 def test_every_error_status_is_described(document: dict[str, Any]) -> None:
     assert document["paths"]["/predict"]["post"]["responses"].keys() == {
         "200", "400", "401", "404", "406", "413", "415", "422", "429", "500", "503", "504",

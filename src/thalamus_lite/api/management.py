@@ -23,6 +23,10 @@ _log = logging.getLogger("thalamus_lite")
 MAX_BODY_BYTES = 64 * 1024
 
 
+class _Body(UnloadRequest, extra="forbid"):
+    """As a client sends it: a misspelt ``version`` must not mean all of them."""
+
+
 class Management:
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -74,9 +78,11 @@ class Management:
         """The ``version`` of an optional body, checked against the registry."""
         version = None
         body = await request.body(MAX_BODY_BYTES)
-        if body:
+        # What is null counts as not sent.
+        value = decode(body) if body else None
+        if value is not None:
             try:
-                version = UnloadRequest.model_validate(decode(body)).version
+                version = _Body.model_validate(value).version
             except ValidationError as error:
                 raise ValidationFailed(details(error, ())) from None
         registry = self._service.registry

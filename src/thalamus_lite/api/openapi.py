@@ -89,6 +89,7 @@ def document(name: str, routes: Iterable[Route], specs: Iterable[ModelSpec]) -> 
     """The OpenAPI 3.1 document."""
     _, shared = models_json_schema([(kind, "serialization") for kind in _TYPES], ref_template=_REF)
     components: dict[str, Any] = dict(shared.get("$defs", {}))
+    components["UnloadRequest"]["additionalProperties"] = False
     records: dict[str, list[dict[str, Any]]] = {"Input": [], "Output": []}
     for spec in specs:
         for side, described in (
