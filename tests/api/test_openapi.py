@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator  # noqa: TC003  # resolved at registration
 from datetime import date  # noqa: TC003  # resolved by pydantic
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -207,3 +208,77 @@ def test_app_without_models_has_a_document_too() -> None:
         document = client.get("/openapi.json").json()
         assert document["info"]["title"] == "bare"
         assert list(references(document))
+
+
+def test_definitions_are_components_of_their_own(document: dict[str, Any]) -> None:
+    """Client generators know nothing of definitions inside a component."""
+    schemas = document["components"]["schemas"]
+    assert {"tree-1.0-Input", "tree-1.0-Input-Cat", "tree-1.0-Output-Dog"} <= schemas.keys()
+    assert {"tree-1.0_2b_gpu.1-Input-Cat", "tree-1_21_2.0-Output"} <= schemas.keys()
+    for name, schema in schemas.items():
+        assert re.fullmatch(r"[A-Za-z0-9._-]+", name)
+        assert "$defs" not in schema
+    for reference in references(document):
+        assert reference.count("/") == 3, reference
+
+
+def test_type_that_holds_its_own_kind_is_one_component(document: dict[str, Any]) -> None:
+    tree = document["components"]["schemas"]["tree-1.0-Input"]["properties"]
+    assert tree["branches"]["items"] == {"$ref": "#/components/schemas/tree-1.0-Input"}
+    cat = "#/components/schemas/tree-1.0-Input-Cat"
+    assert tree["pets"]["items"]["discriminator"]["mapping"]["cat"] == cat
+
+
+class Box(BaseModel):
+    width: float
+
+
+class ModelStatus(BaseModel):
+    """As one of our own is called."""
+
+    boxes: list[Box]
+
+
+def crowded() -> Thalamus:
+    app = Thalamus()
+    for version in ("1.10.0", "11.0.0"):
+
+        @app.model(model_id="m", version=version, input_type=Box, output_type=Box)
+        class Boxes:
+            def predict(self, inputs: list[Any]) -> list[Any]:
+                return inputs
+
+    for model_id, kind in (("m-1.10.0-Input", int), ("status", ModelStatus), ("plain", Cat)):
+
+        @app.model(model_id=model_id, version="1", input_type=kind, output_type=Cat)
+        class Others:
+            def predict(self, inputs: list[Any]) -> list[Any]:
+                return inputs
+
+    return app
+
+
+def test_no_two_components_share_a_title() -> None:
+    with Client(crowded()) as client:
+        schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    titles = {name: schema.get("title", name) for name, schema in schemas.items()}
+    words = [re.sub(r"[^a-z0-9]", "", title.lower()) for title in titles.values()]
+    assert sorted(words) == sorted(set(words))
+    # Ours keep theirs, and so does what nobody else has.
+    assert titles["ModelStatus"] == "ModelStatus"
+    assert titles["status-1-Input"] == "status-1-Input"
+    assert titles["m-1.10.0-Input"] == "m-1.10.0-Input"
+
+
+def test_title_that_nobody_else_has_is_kept() -> None:
+    app = Thalamus()
+
+    @app.model(model_id="m", input_type=Box, output_type=Cat)
+    class Model:
+        def predict(self, inputs: list[Any]) -> list[Any]:
+            return inputs
+
+    with Client(app) as client:
+        schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    assert schemas["m-1.0.0-Input"]["title"] == "Box"
+    assert schemas["m-1.0.0-Output"]["title"] == "Cat"

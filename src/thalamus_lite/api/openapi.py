@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from pydantic.json_schema import models_json_schema
 
 from thalamus_lite import _version
+from thalamus_lite.api.components import REF, Components
 from thalamus_lite.http.response import json_response
 from thalamus_lite.http.router import Access
 from thalamus_lite.schemas import api
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from thalamus_lite.http.response import Response
     from thalamus_lite.http.router import Route
     from thalamus_lite.model.spec import ModelSpec
-
-_REF = "#/components/schemas/{model}"
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")
 
 # path → (summary, request body, answer, statuses besides 200)
 _DESCRIPTIONS: dict[str, tuple[str, Any, Any, tuple[int, ...]]] = {
@@ -87,24 +84,27 @@ class OpenApi:
 
 def document(name: str, routes: Iterable[Route], specs: Iterable[ModelSpec]) -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
-    _, shared = models_json_schema([(kind, "serialization") for kind in _TYPES], ref_template=_REF)
-    components: dict[str, Any] = dict(shared.get("$defs", {}))
-    components["UnloadRequest"]["additionalProperties"] = False
+    _, shared = models_json_schema(
+        [(kind, "serialization") for kind in _TYPES], ref_template=REF + "{model}"
+    )
+    components = Components(shared["$defs"])
+    schemas = components.schemas
+    schemas["UnloadRequest"]["additionalProperties"] = False
     records: dict[str, list[dict[str, Any]]] = {"Input": [], "Output": []}
     for spec in specs:
         for side, described in (
             ("Input", spec.inputs.json_schema("validation")),
             ("Output", spec.outputs.json_schema("serialization")),
         ):
-            title = _NOT_IN_NAMES.sub(_escaped, f"{spec.id}-{spec.version}-{side}")
-            components[title] = _own(described, title)
-            records[side].append({"$ref": f"#/components/schemas/{title}"})
+            reference = components.add(f"{spec.id}-{spec.version}-{side}", described)
+            records[side].append({"$ref": reference})
+    components.tell_apart()
     for side, container, field in (
         ("Input", "PredictRequest", "inputs"),
         ("Output", "PredictResponse", "outputs"),
     ):
         if records[side]:
-            components[container]["properties"][field]["items"] = {"anyOf": records[side]}
+            schemas[container]["properties"][field]["items"] = {"anyOf": records[side]}
     paths: dict[str, Any] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
@@ -113,38 +113,13 @@ def document(name: str, routes: Iterable[Route], specs: Iterable[ModelSpec]) -> 
         "info": {"title": name, "version": _version.__version__},
         "paths": paths,
         "components": {
-            "schemas": components,
+            "schemas": schemas,
             "securitySchemes": {
                 "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
                 "Bearer": {"type": "http", "scheme": "bearer"},
             },
         },
     }
-
-
-def _escaped(match: re.Match[str]) -> str:
-    """``+`` and ``!`` of a version, which a component's name may not have, as numbers."""
-    return f"_{ord(match[0]):x}_"
-
-
-def _own(schema: dict[str, Any], title: str) -> dict[str, Any]:
-    """A model's schema with its definitions inside, and its references pointing there."""
-    prefix = f"#/components/schemas/{title}/$defs/"
-
-    def pointed(value: str) -> str:
-        return prefix + value.removeprefix("#/$defs/") if value.startswith("#/$defs/") else value
-
-    def moved(node: Any, key: str = "") -> Any:
-        if isinstance(node, dict):
-            # A discriminator's mapping refers to definitions too.
-            return {name: moved(value, "$ref" if key == "mapping" else name)
-                    for name, value in node.items()}  # fmt: skip
-        if isinstance(node, list):
-            return [moved(item) for item in node]
-        return pointed(node) if key == "$ref" and isinstance(node, str) else node
-
-    found: dict[str, Any] = moved(schema)
-    return found
 
 
 def _operation(route: Route) -> dict[str, Any]:
@@ -209,4 +184,4 @@ def _schema(kind: Any) -> dict[str, Any]:
     if isinstance(kind, list):
         return {"type": "array", "items": _schema(kind[0])}
     plain = _SCHEMA_OF.get(kind)
-    return plain if plain is not None else {"$ref": f"#/components/schemas/{kind.__name__}"}
+    return plain if plain is not None else {"$ref": REF + kind.__name__}
