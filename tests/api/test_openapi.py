@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import jsonschema
 import pytest
 from pydantic import BaseModel, Field
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from thalamus_lite import Thalamus
-from thalamus_lite.testing import Client
+from thalamus_lite.testing import AsyncClient, Client
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -282,3 +284,37 @@ def test_title_that_nobody_else_has_is_kept() -> None:
         schemas = client.get("/openapi.json").json()["components"]["schemas"]
     assert schemas["m-1.0.0-Input"]["title"] == "Box"
     assert schemas["m-1.0.0-Output"]["title"] == "Cat"
+
+
+@pytest.mark.parametrize(
+    ("root", "servers"),
+    [
+        ("", None),
+        ("/", None),
+        ("/api", [{"url": "/api"}]),
+        ("/api/v1/", [{"url": "/api/v1"}]),
+        ("/acme inc", [{"url": "/acme%20inc"}]),
+        ("/acme%20inc", [{"url": "/acme%20inc"}]),
+        ("/caf\u00e9/{x}", [{"url": "/caf%C3%A9/%7Bx%7D"}]),
+        # Another host it must never name.
+        ("//evil.example", [{"url": "/evil.example"}]),
+    ],
+)
+async def test_document_names_the_root_that_it_was_asked_for_below(
+    root: str, servers: Any, driver: ModuleType
+) -> None:
+    async with AsyncClient(forest()) as client:
+        path = root.rstrip("/") + "/openapi.json"
+        for _ in range(2):
+            answer = await driver.call(client.app, "GET", path, path=path, root_path=root)
+            assert answer.json().get("servers") == servers
+        assert "servers" not in (await client.get("/openapi.json")).json()
+
+
+async def test_mount_is_the_documents_server(driver: ModuleType) -> None:
+    app = forest()
+    parent = Starlette(routes=[Mount("/{tenant}", app=app)], lifespan=app.lifespan)
+    async with AsyncClient(parent):
+        for target in ("/one", "/caf%C3%A9"):
+            answer = await driver.call(parent, "GET", target + "/openapi.json")
+            assert answer.json()["servers"] == [{"url": target}]

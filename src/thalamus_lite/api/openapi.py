@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from pydantic.json_schema import models_json_schema
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from thalamus_lite.http.response import Response
     from thalamus_lite.http.router import Route
     from thalamus_lite.model.spec import ModelSpec
+
+# Of a URL's path; ``%`` is left, since some roots are configured in their encoded form.
+_IN_A_PATH = "/%:@!$&'()*+,;=~"
 
 # path → (summary, request body, answer, statuses besides 200)
 _DESCRIPTIONS: dict[str, tuple[str, Any, Any, tuple[int, ...]]] = {
@@ -79,7 +83,11 @@ class OpenApi:
         count = len(self._registry)
         if self._made is None or self._made[0] != count:
             self._made = (count, document(self._name, self._routes, self._registry))
-        return json_response(self._made[1])
+        made = self._made[1]
+        root = request.scope.get("root_path", "").strip("/")
+        if root:
+            made = {**made, "servers": [{"url": "/" + quote(root, safe=_IN_A_PATH)}]}
+        return json_response(made)
 
 
 def document(name: str, routes: Iterable[Route], specs: Iterable[ModelSpec]) -> dict[str, Any]:
