@@ -133,11 +133,11 @@ def test_no_annotation_at_all_says_the_same() -> None:
         def predict(self, inputs):  # type: ignore[no-untyped-def]
             return inputs
 
-    class Nothing:
-        def predict(self) -> list[Out]:
+    class Nameless:
+        def predict(*arguments: Any) -> list[Out]:  # type: ignore[misc]
             return []
 
-    for cls in (Model, Nothing):
+    for cls in (Model, Nameless):
         with pytest.raises(TypeError, match="the input type cannot be inferred"):
             inferred(cls)
 

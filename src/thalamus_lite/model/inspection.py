@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from thalamus_lite.model.signatures import check_signatures
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -53,8 +55,8 @@ class Hooks:
 def read_hooks(cls: type, name: str) -> Hooks:
     """
     Raises:
-        TypeError: no ``predict``, an async hook that must be sync, or an ``is_ready`` that is a
-            method, and so always true.
+        TypeError: no ``predict``, an async hook that must be sync, one that cannot be called as it
+            will be, or an ``is_ready`` that is a method, and so always true.
     """
     if not callable(getattr(cls, "predict", None)):
         raise TypeError(f"{name}: a model needs a method predict(self, inputs)")
@@ -64,6 +66,7 @@ def read_hooks(cls: type, name: str) -> Hooks:
             raise TypeError(f"{name}: {hook}() must be a plain function; only predict may be async")
     if inspect.isroutine(getattr(cls, "is_ready", None)):
         raise TypeError(f"{name}: is_ready must be a property: write @property above it")
+    check_signatures(cls, name)
     return Hooks(
         kind=_kind(cls.predict),  # type: ignore[attr-defined]
         preprocess=callable(getattr(cls, "preprocess", None)),
