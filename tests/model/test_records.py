@@ -24,6 +24,7 @@ from pydantic import (
     field_serializer,
     field_validator,
 )
+from pydantic import v1 as pydantic_1
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
@@ -46,6 +47,21 @@ def inputs(kind: Any) -> RecordType:
 
 def outputs(kind: Any) -> RecordType:
     return RecordType(kind, "m", "output")
+
+
+def test_model_of_pydantic_1_is_refused() -> None:
+    class Base(pydantic_1.BaseModel):
+        x: int
+
+    class Old(Base):
+        pass
+
+    for side in ("input", "output"):
+        with pytest.raises(TypeError) as caught:
+            RecordType(Old, "m", side)
+        assert str(caught.value) == (
+            f"m: the {side} type Old is a pydantic.v1 model: derive it from pydantic.BaseModel"
+        )
 
 
 def refused(kind: Any, values: list[Any]) -> list[dict[str, Any]]:

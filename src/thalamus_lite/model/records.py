@@ -58,11 +58,16 @@ class RecordType:
     """A pydantic type of one record.
 
     Raises:
-        TypeError: pydantic cannot read the type.
+        TypeError: pydantic cannot read the type, or it is one of pydantic 1.
     """
 
     def __init__(self, kind: Any, owner: str, side: str) -> None:
         self.kind = kind
+        if _is_of_pydantic_1(kind):
+            raise TypeError(
+                f"{owner}: the {side} type {kind.__name__} is a pydantic.v1 model: derive it from"
+                " pydantic.BaseModel"
+            )
         self._is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
         if not self._is_model:
             try:
@@ -196,6 +201,13 @@ def details(error: ValidationError, prefix: tuple[str, ...]) -> list[dict[str, A
         }
         for item in found[:MAX_DETAILS]
     ]
+
+
+def _is_of_pydantic_1(kind: Any) -> bool:
+    # By name: importing pydantic.v1 is slow, and fails on newer Pythons.
+    return isinstance(kind, type) and any(
+        base.__module__ == "pydantic.v1.main" for base in kind.__mro__
+    )
 
 
 def _detail(*words: str) -> dict[str, Any]:
