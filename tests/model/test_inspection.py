@@ -103,7 +103,7 @@ T = typing.TypeVar("T")
 
 UNUSABLE = [
     None, list, tuple, dict, str, In, Any, int, "list", list[T], tuple[In, Out], tuple[In],
-    dict[str, In], set[In], list[In] | None, Iterator[In],
+    dict[str, In], set[In], list[In] | None,
 ]  # fmt: skip
 
 
@@ -191,6 +191,13 @@ def test_outer_hooks_tell_the_types() -> None:
             return []
 
     assert inferred(Model) == (In, Out)
+
+
+def test_input_that_is_a_stream_is_no_list() -> None:
+    def predict(self: Any, inputs: Any) -> Any: ...
+
+    with pytest.raises(TypeError, match="the input type cannot be inferred"):
+        inferred(model(predict, inputs=Iterator[In], **{"return": list[Out]}))
 
 
 def test_advice_names_the_hook_that_tells() -> None:
@@ -288,6 +295,41 @@ def test_async_stream_yields_its_output_type(annotation: Any) -> None:
     cls = model(predict, inputs=list[In], **{"return": annotation})
     assert read_hooks(cls, "m").kind is PredictKind.ASYNC_STREAM
     assert inferred(cls) == (In, Out)
+
+
+@pytest.mark.parametrize(
+    "annotation", [Iterator[Out], Generator[Out, None, None], Iterator], ids=str
+)
+def test_predict_that_returns_a_stream_is_told_to_yield(annotation: Any) -> None:
+    def predict(self: Any, inputs: Any) -> Any:
+        return iter(inputs)
+
+    with pytest.raises(TypeError) as caught:
+        inferred(model(predict, inputs=list[In], **{"return": annotation}))
+    assert str(caught.value) == (
+        "m: predict() is annotated as a stream, but is none: it must `yield` itself, for instance"
+        " `yield from self.stream(inputs)`"
+    )
+
+
+@pytest.mark.parametrize("annotation", [AsyncIterator[Out], AsyncGenerator[Out, None]], ids=str)
+def test_async_predict_that_returns_a_stream_is_told_to_yield(annotation: Any) -> None:
+    async def coroutine(self: Any, inputs: Any) -> Any: ...
+
+    def function(self: Any, inputs: Any) -> Any: ...
+
+    for predict in (coroutine, function):
+        with pytest.raises(TypeError, match="it must `yield` itself, for instance `"):
+            inferred(model(predict, inputs=list[In], **{"return": annotation}))
+    with pytest.raises(TypeError, match=r"`async for x in self.stream\(inputs\): yield x`"):
+        inferred(model(coroutine, inputs=list[In], **{"return": annotation}))
+
+
+def test_iterable_that_is_returned_is_a_batch_of_outputs() -> None:
+    def predict(self: Any, inputs: Any) -> Any:
+        return inputs
+
+    assert inferred(model(predict, inputs=list[In], **{"return": Iterable[Out]})) == (In, Out)
 
 
 def test_stream_that_returns_a_list_is_told_to_yield() -> None:

@@ -116,6 +116,13 @@ def infer_types(
         annotation = _annotation(cls, last, "return", name, local_names)
         streams = hooks.kind.streams and last == "predict"
         found = _element(annotation, _STREAMS if streams else _SEQUENCES)
+        if found is None and last == "predict" and not streams and _is_stream(annotation):
+            awaited = hooks.kind is PredictKind.ASYNC
+            how = "async for x in self.stream(inputs): yield x"
+            raise TypeError(
+                f"{name}: predict() is annotated as a stream, but is none: it must `yield` itself, for"
+                f" instance `{how if awaited else 'yield from self.stream(inputs)'}`"
+            )
         if found is None:
             shape = "Iterator[YourOutput]" if streams else "list[YourOutput]"
             raise TypeError(_advice(name, "output", f"{last}(...) -> {shape}"))
@@ -189,6 +196,11 @@ def _element(annotation: Any, containers: tuple[type, ...]) -> Any:
         return None
     element = arguments[0] if arguments else None
     return None if element is None or isinstance(element, typing.TypeVar) else element
+
+
+def _is_stream(annotation: Any) -> bool:
+    origin = typing.get_origin(annotation) or annotation
+    return origin in _STREAMS and origin is not abc.Iterable
 
 
 def _advice(name: str, side: str, shape: str) -> str:
