@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from thalamus_lite.model.registry import Registry
-from thalamus_lite.model.spec import BatchPolicy, Declaration, read_spec
+from thalamus_lite.model.decorator import Decorator
 from thalamus_lite.settings import read_log_level
 from thalamus_lite.starts import Starts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator
 
     from thalamus_lite.engine import Engine
     from thalamus_lite.http.asgi import Receive, Scope, Send
     from thalamus_lite.model.spec import ModelSpec
-    from thalamus_lite.weights.sources import WeightSource
-
-C = TypeVar("C", bound=type)
 
 LOAD_MODES = ("startup", "background", "lazy")
 
 
-class Thalamus:
+class Thalamus(Decorator):
     """Serves decorated model classes over HTTP; an ASGI 3 application.
 
     Args:
@@ -52,75 +46,11 @@ class Thalamus:
         mode = load or ("lazy" if lazy_load else "startup")
         if mode not in LOAD_MODES:
             raise ValueError(f"load must be one of {', '.join(LOAD_MODES)}, got {load!r}")
+        super().__init__()
         self.name = name
         self.log_level = read_log_level(log_level)
         self.load_mode = mode
-        self._registry = Registry()
         self._starts = Starts(self._start)
-
-    def model(
-        self,
-        *,
-        model_id: str | None = None,
-        version: str = "1.0.0",
-        description: str | None = None,
-        default: bool = False,
-        default_version: bool = False,
-        critical: bool = True,
-        weights: Mapping[str, WeightSource] | None = None,
-        device: str = "auto",
-        require_gpu: bool = False,
-        input_type: Any = None,
-        output_type: Any = None,
-        max_batch_size: int | None = None,
-        ideal_batch_size: int | None = None,
-        max_concurrent_requests: int = 1,
-        lanes: int | None = None,
-        replicas: int | str = 1,
-        max_queue_size: int = 1024,
-        timeout_s: float | None = None,
-        examples: Sequence[Any] | None = None,
-        idempotent: bool = True,
-    ) -> Callable[[C], C]:
-        """Register a model class, which is returned unchanged; README.md explains the arguments.
-
-        Raises:
-            ValueError: an id, version, size, device, weight or example that cannot be, or an id and
-                version that are taken.
-            TypeError: no usable ``predict``, or types that can be neither inferred nor read.
-        """
-        declaration = Declaration(
-            model_id=model_id,
-            version=version,
-            description=description,
-            default=default,
-            default_version=default_version,
-            critical=critical,
-            weights=_by_name(weights),
-            device=device,
-            require_gpu=require_gpu,
-            input_type=input_type,
-            output_type=output_type,
-            examples=examples,
-        )
-        policy = BatchPolicy(
-            max_batch_size=max_batch_size,
-            ideal_batch_size=ideal_batch_size,
-            max_concurrent_requests=max_concurrent_requests,
-            lanes=lanes,
-            replicas=replicas,
-            max_queue_size=max_queue_size,
-            timeout_s=timeout_s,
-            idempotent=idempotent,
-        )
-
-        def register(cls: C) -> C:
-            # The caller's names, so that types defined in a function are found too.
-            names = sys._getframe(1).f_locals
-            self._registry.register(read_spec(cls, declaration, policy, names))
-            return cls
-
-        return register
 
     @property
     def models(self) -> list[ModelSpec]:
@@ -196,12 +126,6 @@ class Thalamus:
         return engine
 
 
-def _by_name(weights: Mapping[str, WeightSource] | None) -> dict[str, WeightSource]:
-    if weights is None:
-        return {}
-    if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
-        raise ValueError('weights must be a dict of names, like {"model": HFWeight(repo="...")}')
-    return dict(weights)
 
 
 def _first_line(error: BaseException) -> str:

@@ -51,7 +51,8 @@ def test_defaults_are_the_documented_ones() -> None:
 
 
 def test_every_argument_is_by_name_only() -> None:
-    parameters = list(inspect.signature(Thalamus.model).parameters.values())[1:]
+    _, positional, *parameters = inspect.signature(Thalamus.model).parameters.values()
+    assert positional.kind is positional.VAR_POSITIONAL
     assert all(one.kind is one.KEYWORD_ONLY for one in parameters)
     assert [one.name for one in parameters] == [
         "model_id", "version", "description", "default", "default_version", "critical", "weights",
@@ -59,6 +60,20 @@ def test_every_argument_is_by_name_only() -> None:
         "max_concurrent_requests", "lanes", "replicas", "max_queue_size", "timeout_s", "examples",
         "idempotent",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [Number, "my-model", None])
+def test_argument_without_its_name_is_told_what_to_write(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"write @app\.model\(\.\.\.\) above the class"):
+        Thalamus().model(given)
+    with pytest.raises(TypeError, match=r"write @app\.model"):
+        Thalamus().model(given, version="1.0")
+
+
+def test_docstring_explains_every_argument() -> None:
+    said = inspect.getdoc(Thalamus.model) or ""
+    for name in list(inspect.signature(Thalamus.model).parameters)[2:]:
+        assert f"\n    {name}: " in said
 
 
 def test_class_is_returned_unchanged() -> None:

@@ -120,8 +120,8 @@ def infer_types(
             awaited = hooks.kind is PredictKind.ASYNC
             how = "async for x in self.stream(inputs): yield x"
             raise TypeError(
-                f"{name}: predict() is annotated as a stream, but is none: it must `yield` itself, for"
-                f" instance `{how if awaited else 'yield from self.stream(inputs)'}`"
+                f"{name}: predict() is annotated as a stream, but is none: it must `yield` itself,"
+                f" for instance `{how if awaited else 'yield from self.stream(inputs)'}`"
             )
         if found is None:
             shape = "Iterator[YourOutput]" if streams else "list[YourOutput]"
