@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator, model_validator
 
 from thalamus_lite.errors import UnsafeName
 from thalamus_lite.weights.names import check_relpath, public_url
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -20,7 +23,13 @@ def _patterns(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-Patterns = Annotated[tuple[str, ...] | None, BeforeValidator(_patterns)]
+# Stored as tuples, which can be hashed; for type checkers, what users may write.
+if TYPE_CHECKING:
+    Patterns: TypeAlias = Sequence[str] | None
+    Urls: TypeAlias = list[str] | tuple[str, ...]
+else:
+    Patterns = Annotated[tuple[str, ...] | None, BeforeValidator(_patterns)]
+    Urls = tuple[str, ...]
 
 
 class _Source(BaseModel):
@@ -188,7 +197,7 @@ class HTTPWeight(_RemoteSource):
     """One URL gives a file; several give a folder that holds one file of each."""
 
     type: Literal["http"] = "http"
-    urls: tuple[str, ...]
+    urls: Urls
 
     @property
     def is_directory(self) -> bool:

@@ -83,6 +83,14 @@ def test_sources_are_values() -> None:
         source.bucket = "c"
 
 
+def test_lists_are_stored_as_tuples_which_can_be_hashed() -> None:
+    http = HTTPWeight(urls=["https://a/b", "https://a/c"], allow_patterns=["b"])
+    assert (http.urls, http.allow_patterns) == (("https://a/b", "https://a/c"), ("b",))
+    assert hash(http) == hash(HTTPWeight(urls=tuple(http.urls), allow_patterns=("b",)))
+    with pytest.raises(ValueError, match="valid tuple"):
+        HTTPWeight(urls="https://a/b")  # type: ignore[arg-type]
+
+
 def test_one_pattern_need_not_be_a_list() -> None:
     assert HFWeight(repo="a/b", allow_patterns="*.json").allow_patterns == ("*.json",)
 
