@@ -158,7 +158,7 @@ async def test_output_of_a_wrong_type_keeps_the_model_out() -> None:
         def predict(self, inputs: list[In]) -> Any:
             return [5 for _ in inputs]
 
-    await fails_to_start(app, r"examples\[0\] failed at warm-up: an output does not fit")
+    await fails_to_start(app, r"examples\[0\] failed at warm-up: an output of \S+ does not fit")
 
 
 async def test_non_critical_model_with_bad_examples_leaves_the_others_serving() -> None:

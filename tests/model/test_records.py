@@ -309,7 +309,7 @@ def test_validator_that_breaks_is_the_models_fault(error: Exception) -> None:
         def _check(cls, value: int) -> int:
             raise error
 
-    with pytest.raises(ModelError, match=r"an input validator raised \w+Error$") as caught:
+    with pytest.raises(ModelError, match=r"an input validator of m raised \w+Error$") as caught:
         inputs(Broken).validate([{"x": 1}])
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is not None
@@ -401,7 +401,7 @@ def test_anything_else_is_validated_into_the_output_type() -> None:
     ids=str,
 )  # fmt: skip
 def test_output_of_another_type_is_the_models_fault(output: Any) -> None:
-    with pytest.raises(ModelError, match="an output does not fit the output type"):
+    with pytest.raises(ModelError, match="an output of m does not fit the output type"):
         outputs(Out).dump([Out(name="fine"), output])
 
 
@@ -547,7 +547,7 @@ def loop() -> Any:
     ids=lambda thing: type(thing).__name__,
 )  # fmt: skip
 def test_output_that_cannot_be_written_is_the_models_fault(thing: Any) -> None:
-    with pytest.raises(ModelError, match="an output cannot be serialised"):
+    with pytest.raises(ModelError, match="an output of m cannot be serialised"):
         outputs(Unserialisable).dump([Unserialisable(thing=thing)])
 
 

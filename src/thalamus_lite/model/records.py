@@ -55,7 +55,7 @@ _OPAQUE = frozenset({"default", "expected", "members", "metadata"})
 
 
 class RecordType:
-    """A pydantic type of one record.
+    """A pydantic type of one record. ``owner`` names the model in errors.
 
     Raises:
         TypeError: pydantic cannot read the type, or it is one of pydantic 1.
@@ -63,6 +63,7 @@ class RecordType:
 
     def __init__(self, kind: Any, owner: str, side: str) -> None:
         self.kind = kind
+        self._owner = owner
         if _is_of_pydantic_1(kind):
             raise TypeError(
                 f"{owner}: the {side} type {kind.__name__} is a pydantic.v1 model: derive it from"
@@ -142,7 +143,9 @@ class RecordType:
             # refusal, with lone surrogates in it.
             raise ValidationFailed([_unspoken("inputs")]) from None
         except (Exception, SystemExit) as error:
-            raise ModelError(f"an input validator raised {type(error).__name__}") from error
+            raise ModelError(
+                f"an input validator of {self._owner} raised {type(error).__name__}"
+            ) from error
 
     def dump(self, outputs: Sequence[Any]) -> bytes:
         """The outputs as the inside of a JSON array.
@@ -165,18 +168,23 @@ class RecordType:
             # Not `in`, which looks for a number first.
             if written.find(b"null") >= 0:
                 if self._speaks_of_non_finite:
-                    _refuse_hidden(output, _INF_NAN in _config(self.kind))
+                    hidden = _hides(output, _INF_NAN in _config(self.kind))
                 else:
-                    _refuse_hidden(serializer.to_python(output, warnings=False), False)
+                    hidden = _hides(serializer.to_python(output, warnings=False), False)
+                if hidden:
+                    raise ModelError(f"an output of {self._owner} holds a float that is not finite")
         except ModelError:
             raise
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             raise ModelError(
-                f"an output does not fit the output type: {first['type']} at {first['loc']}"
+                f"an output of {self._owner} does not fit the output type: {first['type']} at"
+                f" {first['loc']}"
             ) from None
         except Exception as error:
-            raise ModelError(f"an output cannot be serialised: {type(error).__name__}") from error
+            raise ModelError(
+                f"an output of {self._owner} cannot be serialised: {type(error).__name__}"
+            ) from error
         return written
 
 
@@ -232,29 +240,22 @@ def _config(kind: Any) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _refuse_hidden(value: Any, allowed: bool) -> None:
-    """
-    Raises:
-        ModelError: a non-finite float, in a place whose type does not say how to write it.
-    """
+def _hides(value: Any, allowed: bool) -> bool:
+    """Whether a non-finite float is in a place whose type does not say how to write it."""
     if isinstance(value, float):
-        if not allowed and not math.isfinite(value):
-            raise ModelError("an output holds a float that is not finite")
-    elif isinstance(value, dict):
-        for item in value.values():
-            _refuse_hidden(item, allowed)
-    elif isinstance(value, list | tuple | set | frozenset):
-        for item in value:
-            _refuse_hidden(item, allowed)
-    elif isinstance(value, BaseModel):
+        return not allowed and not math.isfinite(value)
+    if isinstance(value, dict):
+        return any(_hides(item, allowed) for item in value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        return any(_hides(item, allowed) for item in value)
+    if isinstance(value, BaseModel):
         # A model's config is its own: it neither inherits its container's nor hands it down.
-        for _, item in value:
-            _refuse_hidden(item, _INF_NAN in value.model_config)
-    elif dataclasses.is_dataclass(value):
+        return any(_hides(item, _INF_NAN in value.model_config) for _, item in value)
+    if dataclasses.is_dataclass(value):
         own = _config(type(value))
-        for field in dataclasses.fields(value):
-            item = getattr(value, field.name)
-            _refuse_hidden(item, _INF_NAN in own if own else allowed)
+        inside = _INF_NAN in own if own else allowed
+        return any(_hides(getattr(value, f.name), inside) for f in dataclasses.fields(value))
+    return False
 
 
 def _values(schema: Any, key: str) -> Iterator[Any]:

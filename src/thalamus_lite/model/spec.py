@@ -220,8 +220,9 @@ def read_spec(
             )
     infer_input, infer_output = infer_types(cls, hooks, model_id, local_names)
     given_in, given_out = declaration.input_type, declaration.output_type
-    inputs = RecordType(infer_input() if given_in is None else given_in, model_id, "input")
-    outputs = RecordType(infer_output() if given_out is None else given_out, model_id, "output")
+    key = f"{model_id}@{version}"
+    inputs = RecordType(infer_input() if given_in is None else given_in, key, "input")
+    outputs = RecordType(infer_output() if given_out is None else given_out, key, "output")
     return ModelSpec(
         id=model_id,
         version=version,
