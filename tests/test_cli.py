@@ -390,7 +390,8 @@ def test_every_worker_is_set_up_like_a_single_one(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         process.wait(30)
     said = log.read_text()
-    assert said.count('"event": "model loaded"') == said.count('"event": "model unloaded"') == 2
+    assert said.count('"event": "m@1.0.0 loaded on cpu') == 2
+    assert said.count('"event": "m@1.0.0 unloaded"') == 2
     assert "Traceback" not in said
 
 
@@ -412,5 +413,5 @@ def test_serve_serves_and_ends_well_on_ctrl_c(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(30) in (0, 130, -signal.SIGINT)
     said = log.read_text()
-    assert '"event": "model unloaded"' in said
+    assert '"event": "digits@1.0.0 unloaded"' in said
     assert "Traceback" not in said

@@ -126,7 +126,8 @@ class Engine:
         self.drain.begin()
         settings = self.parts.settings
         if not await self._answered(settings.drain_s + 1.0):
-            _log.error("requests were left unanswered", extra={"count": self.service.inflight})
+            count = self.service.inflight
+            _log.error("requests were left unanswered: %d", count, extra={"count": count})
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -244,7 +244,9 @@ def test_model_at_fault_is_500_with_a_fixed_text(
     # And the model serves on.
     fine = client.post("/predict", json={"model": "faulty", "inputs": [{"text": "fine"}]})
     assert fine.json()["outputs"] == [{"text": "fine", "score": 0.5}]
-    assert any(record.getMessage().startswith("request failed") for record in caplog.records)
+    (record,) = caplog.records
+    ident = answer.headers["x-request-id"]
+    assert re.match(rf"request {ident} failed: .*faulty@1\.0\.0", record.getMessage())
 
 
 @pytest.mark.parametrize("kind", ["dicts", "tuple", "generated"])

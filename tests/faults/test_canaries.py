@@ -150,7 +150,7 @@ async def test_request_id_and_trace_are_in_its_lines(log: io.StringIO) -> None:
         assert answer.json()["request_id"] == answer.headers["x-request-id"] == "req-1"
     mine = [line for line in lines(log) if line.get("request_id") == "req-1"]
     assert [line["event"] for line in mine] == [
-        "request failed: m@1.0.0 failed: ValueError",
+        "request req-1 failed: m@1.0.0 failed: ValueError",
         "request",
     ]
     assert all(line["traceparent"] == trace for line in mine)

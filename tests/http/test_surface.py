@@ -61,7 +61,8 @@ async def test_unexpected_exception_is_a_fixed_500_and_a_log_line(
     assert b"secret" not in answer.body
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
-    assert record.getMessage() == "request failed: unexpected KeyError"
+    ident = answer.json()["request_id"]
+    assert record.getMessage() == f"request {ident} failed: unexpected KeyError"
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], KeyError)
 
@@ -79,6 +80,7 @@ async def test_failure_is_logged_with_what_ties_it_to_its_request(
     assert fields["request_id"] == "id-1"
     assert fields["traceparent"] == "00-4bf9-00f0-01"
     assert (fields["method"], fields["path"], fields["code"]) == ("GET", "/it", "model_error")
+    assert record.getMessage() == "request id-1 failed: bert@1 failed: ValueError"
     assert record.exc_info is not None
     assert str(record.exc_info[1]) == "why"
 
@@ -112,6 +114,11 @@ async def test_storm_of_errors_does_not_fill_the_log(
     await driver.call(tested, "GET", "/it")
     assert len(caplog.records) == LINES_A_SECOND + 1
     assert vars(caplog.records[-1])["lines_held_back"] == 1000 - LINES_A_SECOND
+    assert (
+        caplog.records[-1]
+        .getMessage()
+        .endswith(f" failed: no ({1000 - LINES_A_SECOND} more were not logged)")
+    )
 
 
 @pytest.mark.parametrize(("version", "closes"), [("1.0", True), ("1.1", True), ("2", False)])
@@ -192,7 +199,9 @@ def test_client_that_is_gone_at_its_answer_harms_nobody(
     caplog.set_level(logging.DEBUG, "thalamus_lite")
     seen: list[dict[str, Any]] = []
     asyncio.run(send_fails(raised(), seen))
-    assert [record.getMessage() for record in caplog.records] == ["client gone before its answer"]
+    (record,) = caplog.records
+    ident = vars(record)["request_id"]
+    assert record.getMessage() == f"client of {ident} gone before its answer"
     assert len(seen) == 1
 
 
@@ -215,7 +224,10 @@ async def test_stream_that_breaks_off_is_logged(
     answer = await driver.call(surface(stream), "GET", "/it")
     assert answer.status == 200
     assert answer.body.startswith(b"data: 1\n\nevent: error\ndata: ")
-    assert [record.getMessage() for record in caplog.records] == ["request failed: m@1 failed"]
+    ident = answer.header("x-request-id")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"request {ident} failed: m@1 failed"
+    ]
 
 
 async def test_observer_sees_each_request_once(driver: ModuleType) -> None:

@@ -661,3 +661,21 @@ async def test_uptime_is_told() -> None:
     assert app.get_uptime() == 0.0
     async with AsyncClient(app):
         assert app.get_uptime() > 0.0
+
+
+async def test_load_that_fails_is_a_line_that_names_the_model(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = Thalamus()
+    missing = {"w": FileWeight(tmp_path / "missing.bin")}
+    app.model(model_id="weightless", critical=False, weights=missing)(Echo)
+    app.model(model_id="failing", critical=False)(failing())
+    async with AsyncClient(app):
+        pass
+    lines = {record.getMessage(): record for record in caplog.records}
+    (ours,) = [line for line in lines if line.startswith("weightless@1.0.0 failed to load: there")]
+    # Its sentence says it all; what the user's own code raised is shown from where it was raised.
+    assert lines[ours].exc_info is None
+    shown = lines["failing@1.0.0 failed to load: RuntimeError"].exc_info
+    assert shown is not None
+    assert str(shown[1]) == "not today"

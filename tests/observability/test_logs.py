@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from thalamus_lite.errors import ModelError, WeightNotFound
 from thalamus_lite.observability.access import access_log
 from thalamus_lite.observability.logs import (
     LOGGER,
@@ -20,6 +21,9 @@ from thalamus_lite.observability.logs import (
     PrettyFormatter,
     Throttle,
     configure,
+    log_of_model,
+    sentence_of,
+    traceback_of,
 )
 
 if TYPE_CHECKING:
@@ -159,6 +163,30 @@ def logger() -> Iterator[logging.Logger]:
     before = found.handlers[:], found.level, found.propagate
     yield found
     found.handlers[:], found.level, found.propagate = before[0], before[1], before[2]
+
+
+def test_error_of_ours_is_a_sentence_and_what_it_came_from_a_traceback() -> None:
+    ours, theirs = WeightNotFound("there is no file"), ValueError("a secret")
+    assert (sentence_of(ours), traceback_of(ours)) == ("there is no file", None)
+    assert (sentence_of(theirs), traceback_of(theirs)) == ("ValueError", theirs)
+    outer = ModelError("m@1 failed")
+    outer.__cause__ = ours
+    assert traceback_of(outer) is None
+    ours.__cause__ = theirs
+    assert traceback_of(outer) is theirs
+    assert traceback_of(None) is None
+
+
+def test_line_about_a_model_begins_with_its_key(caplog: pytest.LogCaptureFixture) -> None:
+    error = ValueError("no")
+    log_of_model(logging.WARNING, "m@1", "failed: 100 %", error, device="cpu")
+    (made,) = caplog.records
+    assert made.getMessage() == "m@1 failed: 100 %"
+    # The line says where it was written, not that it came by this function.
+    assert (made.levelno, made.filename) == (logging.WARNING, "test_logs.py")
+    assert (vars(made)["model"], vars(made)["device"]) == ("m@1", "cpu")
+    assert made.exc_info is not None
+    assert made.exc_info[1] is error
 
 
 def test_configure_replaces_what_it_set_up(logger: logging.Logger) -> None:

@@ -238,7 +238,7 @@ async def test_transition_that_ends_in_an_error_of_ours_is_told_and_leaves_no_la
         runtime.start()
         await runtime.settle()
         assert state_of(app, "m@1.0.0") == "failed"
-        assert "a transition failed" in caplog.text
+        assert "m@1.0.0 failed in a transition" in caplog.text
         await until(lambda: not lanes_alive("m"))
 
 

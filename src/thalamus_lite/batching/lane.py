@@ -126,7 +126,7 @@ class Lane:
                 try:
                     job(self)
                 except Exception:
-                    _log.exception("a lane's job failed", extra={"lane": self.name})
+                    _log.exception("a lane's job failed: %s", self.name, extra={"lane": self.name})
                 self.busy_since = None
                 self.busy_seconds += time.monotonic() - started
                 # The last job's tensors must not live until the next one comes.
@@ -135,7 +135,8 @@ class Lane:
             # sys.exit() in a hook, or an exception that another thread raised into this one: the
             # jobs behind it still have a claim to run.
             self.busy_since = None
-            _log.exception("a lane died and is replaced", extra={"lane": self.name})
+            name = self.name
+            _log.exception("a lane died and is replaced: %s", name, extra={"lane": name})
             self._thread = self._new_thread()
             self._thread.start()
 

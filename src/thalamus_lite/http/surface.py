@@ -89,9 +89,8 @@ class Surface:
             if not _tells_that_the_client_is_gone(error):
                 raise
             # There is nobody to tell.
-            _log.debug(
-                "client gone before its answer", extra=log_fields(request, "client_disconnected")
-            )
+            fields = log_fields(request, "client_disconnected")
+            _log.debug("client of %s gone before its answer", fields["request_id"], extra=fields)
         except asyncio.CancelledError:
             if self._cut_off is None:
                 raise
@@ -129,10 +128,12 @@ class Surface:
         if held_back is None:
             return
         fields: dict[str, Any] = log_fields(request, error.code)
+        text = f"request {fields['request_id']} failed: {error}"
         if held_back:
             fields["lines_held_back"] = held_back
+            text += f" ({held_back} more were not logged)"
         level = logging.ERROR if type(error) is ThalamusError else logging.WARNING
-        _log.log(level, "request failed: %s", error, extra=fields, exc_info=error.__cause__)
+        _log.log(level, "%s", text, extra=fields, exc_info=error.__cause__)
 
 
 _SERVE = Surface.serve.__code__

@@ -13,6 +13,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
+from thalamus_lite.errors import ThalamusError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -70,6 +72,30 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     logger.addHandler(handler)
     logger.setLevel(level)
     logger.propagate = False
+
+
+def log_of_model(
+    level: int, key: str, text: str, error: BaseException | None = None, **fields: Any
+) -> None:
+    """A line about one model. Its key begins the text: a host's own log may show nothing else."""
+    fields["model"] = key
+    logging.getLogger(LOGGER).log(
+        level, "%s %s", key, text, exc_info=error, extra=fields, stacklevel=2
+    )
+
+
+def sentence_of(error: BaseException) -> str:
+    """What a line says of an error: our own sentence, or else the name of its class."""
+    return str(error) if isinstance(error, ThalamusError) else type(error).__name__
+
+
+def traceback_of(error: BaseException | None) -> BaseException | None:
+    """What a line shows the traceback of: our own errors say it all in their sentence, what they
+    come from may not.
+    """
+    while isinstance(error, ThalamusError):
+        error = error.__cause__
+    return error
 
 
 class Throttle:

@@ -89,7 +89,8 @@ class Drain:
         if self._service.draining:
             return
         self._service.draining = True
-        _log.info("draining", extra={"inflight": self._service.inflight})
+        count = self._service.inflight
+        _log.info("draining, %d requests in flight", count, extra={"inflight": count})
         self.on_begin()
         self._end = self._loop.call_later(self._drain_s, self._give_up)
 
@@ -120,13 +121,14 @@ class Drain:
             go_on()
             return
         self._service.announce_drain()
-        _log.info("draining begins after a delay", extra={"seconds": self.delay_s})
+        _log.info("draining begins in %g s", self.delay_s, extra={"seconds": self.delay_s})
         self._delay = self._loop.call_later(self.delay_s, go_on)
 
     def _give_up(self) -> None:
         left = self._service.inflight
         if left:
-            _log.error("the drain time is over", extra={"unanswered": left})
+            text = "the drain time is over: %d requests are unanswered"
+            _log.error(text, left, extra={"unanswered": left})
         self._service.give_up(Draining())
         self._end = self._loop.call_later(CUT_OFF_AFTER_S, self._cut_off)
 

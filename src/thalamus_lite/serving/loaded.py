@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.batching.execution import settle, tell
+from thalamus_lite.observability.logs import log_of_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from thalamus_lite.devices.device import Reservation
     from thalamus_lite.model.spec import ModelSpec
     from thalamus_lite.weights.lease import Lease
-
-_log = logging.getLogger("thalamus_lite")
 
 
 class Loaded:
@@ -128,7 +127,8 @@ class Loaded:
             async with asyncio.timeout(patience_s):
                 await done
             return
-        _log.error("hooks still run: device and weights are kept", extra={"model": self.spec.key})
+        text = "has hooks that still run: device and weights are kept"
+        log_of_model(logging.ERROR, self.spec.key, text)
 
     def _give_back(self) -> None:
         with self._lock:
@@ -138,5 +138,5 @@ class Loaded:
         for one in held:
             try:
                 one.release()
-            except Exception:
-                _log.exception("not given back", extra={"model": self.spec.key})
+            except Exception as error:
+                log_of_model(logging.ERROR, self.spec.key, "did not give all back", error)

@@ -22,6 +22,7 @@ from thalamus_lite.errors import (
     RequestTooLarge,
     ThalamusError,
 )
+from thalamus_lite.observability.logs import log_of_model, sentence_of, traceback_of
 from thalamus_lite.serving.backoff import Backoff
 from thalamus_lite.serving.loaded import Loaded
 from thalamus_lite.serving.loading import load
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from thalamus_lite.batching.group import LaneGroup
     from thalamus_lite.model.spec import ModelSpec
     from thalamus_lite.serving.loading import Context
-
-_log = logging.getLogger("thalamus_lite")
 
 
 class ModelRuntime:
@@ -179,7 +178,7 @@ class ModelRuntime:
                     await self._transition.cancel()
                 await self.unload()
         except (TimeoutError, LaneHung, Draining):
-            _log.error("left hanging at shutdown", extra={"model": self.spec.key})
+            log_of_model(logging.ERROR, self.spec.key, "is left hanging at shutdown")
         await self._transition.cancel()
         self.discard()
 
@@ -216,7 +215,7 @@ class ModelRuntime:
             self.discard()
             self._load_ended_badly(asyncio.CancelledError())
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.critical("a transition failed", exc_info=error, extra={"model": self.spec.key})
+            log_of_model(logging.CRITICAL, self.spec.key, "failed in a transition", error)
 
     async def _load(self) -> None:
         spec = self.spec
@@ -241,8 +240,8 @@ class ModelRuntime:
         self.was_up = True
         self._move(State.READY)
         seconds = round(self.clock() - started, 3)
-        about = {"model": spec.key, "device": loaded.device, "seconds": seconds}
-        _log.info("model loaded", extra=about)
+        text = f"loaded on {loaded.device} in {seconds} s"
+        log_of_model(logging.INFO, spec.key, text, device=loaded.device, seconds=seconds)
 
     def _load_ended_badly(self, error: BaseException) -> None:
         self._backoff.failed(self.clock())
@@ -252,7 +251,8 @@ class ModelRuntime:
         self._loaded = None
         self._move(State.FAILED)
         if isinstance(error, Exception):
-            _log.error("model failed to load", exc_info=error, extra={"model": self.spec.key})
+            text = f"failed to load: {sentence_of(error)}"
+            log_of_model(logging.ERROR, self.spec.key, text, traceback_of(error))
         clear_frames(error)
 
     async def _unload(self) -> None:
@@ -260,7 +260,7 @@ class ModelRuntime:
         await unload(self._loaded, self._context)
         self._loaded = self.group = self.device = None
         self._move(State.UNLOADED)
-        _log.info("model unloaded", extra={"model": self.spec.key})
+        log_of_model(logging.INFO, self.spec.key, "unloaded")
 
     def _free_slot(self) -> None:
         slot, self._slot = self._slot, None
@@ -284,14 +284,13 @@ class ModelRuntime:
         # A load that hangs must not keep the others from their turn.
         self._free_slot()
         self._transition.hangs()
-        _log.error("the model hangs: quarantined", extra={"model": self.spec.key})
+        log_of_model(logging.ERROR, self.spec.key, "hangs: it is quarantined")
 
     def _on_recovered(self) -> None:
         if self.quarantined:
             self.quarantined = False
-            if self._abandoned:
-                return
-            _log.warning("the model came back", extra={"model": self.spec.key})
+            if not self._abandoned:
+                log_of_model(logging.WARNING, self.spec.key, "came back")
 
     def _move(self, state: State) -> None:
         check_move(self.state, state)

@@ -9,6 +9,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.model.inspection import hook_of
+from thalamus_lite.observability.logs import log_of_model
 from thalamus_lite.schemas.api import ModelCapacity
 from thalamus_lite.serving.states import State
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     from thalamus_lite.model.registry import Registry
     from thalamus_lite.serving.runtime import ModelRuntime
-
-_log = logging.getLogger("thalamus_lite")
 
 
 def model_status(runtime: ModelRuntime, registry: Registry) -> dict[str, Any]:
@@ -54,8 +53,8 @@ def model_capacity(runtime: ModelRuntime) -> ModelCapacity:
     if hook is not None and not runtime.quarantined:
         try:
             return _sensible(ModelCapacity.model_validate(hook()))
-        except (Exception, SystemExit):
-            _log.warning("capacity() failed", exc_info=True, extra={"model": runtime.spec.key})
+        except (Exception, SystemExit) as error:
+            log_of_model(logging.WARNING, runtime.spec.key, "failed in capacity()", error)
             return _static(runtime, "capacity_hook_error")
     if not runtime.ready:
         return _static(runtime, "model_not_ready")

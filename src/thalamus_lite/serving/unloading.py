@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from thalamus_lite.batching.execution import clear_frames, run_job
 from thalamus_lite.batching.lane import outlive
 from thalamus_lite.model.inspection import hook_of
+from thalamus_lite.observability.logs import log_of_model
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from thalamus_lite.batching.lane import Lane
     from thalamus_lite.serving.loaded import Loaded
     from thalamus_lite.serving.loading import Context
-
-_log = logging.getLogger("thalamus_lite")
 
 
 async def unload(loaded: Loaded, context: Context) -> None:
@@ -67,5 +66,5 @@ async def _log_errors(job: Awaitable[None], loaded: Loaded) -> None:
     try:
         await job
     except Exception as error:
-        _log.error("unload failed in part", exc_info=error, extra={"model": loaded.spec.key})
+        log_of_model(logging.ERROR, loaded.spec.key, "failed in part to unload", error)
         clear_frames(error)
