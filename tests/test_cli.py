@@ -289,6 +289,21 @@ def test_check_warns_of_what_only_limits(
     assert "will run on the CPU" in warned[1]
 
 
+def test_check_looks_into_the_key_file(
+    run: Any, module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = module("checked_keys")
+    monkeypatch.delenv("THALAMUS_API_KEY")
+    monkeypatch.setenv("THALAMUS_API_KEY_FILE", str(tmp_path / "keys"))
+    code, out, _ = run("check", app)
+    assert code == 1
+    assert "FAIL  THALAMUS_API_KEY_FILE cannot be read" in out
+    (tmp_path / "keys").write_text("# none")
+    code, out, _ = run("check", app)
+    assert code == 0
+    assert "warn  THALAMUS_API_KEY_FILE holds no key" in out
+
+
 @pytest.mark.parametrize(
     ("app", "says"),
     [

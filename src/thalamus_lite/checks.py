@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thalamus_lite.composition import allocator_of
 from thalamus_lite.errors import ConfigurationError, ThalamusError
+from thalamus_lite.http.gate import Gate
 from thalamus_lite.settings import Settings
 from thalamus_lite.thalamus import Thalamus
 from thalamus_lite.weights.local import local_lease
@@ -44,10 +46,14 @@ def check(name: str, say: Say) -> int:
         return 1
     say(f"ok    {name}: {len(app.models)} model(s)")
     failures = 0
-    if settings.api_key is None and settings.api_key_file is None:
-        say(
-            "warn  no key is configured: set THALAMUS_API_KEY, or every protected route answers 503"
-        )
+    try:
+        missing = Gate(settings, time.monotonic).missing()
+    except ConfigurationError as error:
+        say(f"FAIL  {error}")
+        failures += 1
+    else:
+        if missing is not None:
+            say(f"warn  {missing}")
     if not app.models:
         say("FAIL  no model is registered: decorate a class with @app.model()")
         failures += 1

@@ -70,7 +70,7 @@ class Engine:
         self.parts = parts
         self.loop = asyncio.get_running_loop()
         settings = parts.settings
-        gate = Gate(settings, time.monotonic)
+        self.gate = Gate(settings, time.monotonic)
         batcher = Batcher(Scheduler(_device_slots), self.loop)
         batcher.on_fatal = self._on_fatal
         context = Context(
@@ -88,7 +88,7 @@ class Engine:
             parts.name, self.service, self.snapshots, settings, parts.load_mode == "lazy"
         )
         observe = access_log if settings.access_log else None
-        self.surface = Surface(Router(table), gate, observe)
+        self.surface = Surface(Router(table), self.gate, observe)
         self.drain = Drain(self.service, settings.drain_s)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
@@ -102,6 +102,7 @@ class Engine:
             GPURequirementError: before any download, for lazy models too.
             Exception: what kept a critical model from loading; everything is given back by then.
         """
+        self._warn()
         self.drain.install()
         self.drain.on_begin = self._stopping.set
         self.drain.cut_off = lambda: self.surface.cut_off(Draining())
@@ -173,6 +174,14 @@ class Engine:
         """Give back what can be given back without a loop."""
         for runtime in self.service.runtimes.values():
             runtime.discard()
+
+    def _warn(self) -> None:
+        """Of what starts and yet can serve nobody."""
+        missing = self.gate.missing()
+        if missing is not None:
+            _log.warning(missing)
+        if not len(self.parts.registry):
+            _log.warning("no model is registered: decorate a class with @app.model()")
 
     async def _check_devices(self) -> None:
         for spec in self.parts.registry:

@@ -233,6 +233,49 @@ def test_file_that_is_empty_closes_the_server(tmp_path: Path, make_request: Make
         gate(api_key_file=empty).check(make_request(headers=[(KEY, b"")]), Access.KEY)
 
 
+@pytest.mark.parametrize(
+    ("key", "keys", "says"),
+    [
+        (
+            None,
+            None,
+            "no key is configured: set THALAMUS_API_KEY, or every protected route answers",
+        ),
+        ("own", None, None),
+        (None, b"one\n", None),
+        (None, b"# none\n", "THALAMUS_API_KEY_FILE holds no key: write one, or every protected"),
+        ("own", b"", "THALAMUS_API_KEY_FILE holds no key: only that of THALAMUS_API_KEY is taken"),
+    ],
+)
+def test_operator_is_told_of_keys_that_are_missing(
+    key: str | None, keys: bytes | None, says: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "keys"
+    if keys is not None:
+        path.write_bytes(keys)
+    said = gate(api_key=key, api_key_file=None if keys is None else path).missing()
+    assert (said is None) if says is None else (said or "").startswith(says)
+
+
+def test_file_that_loses_its_keys_is_told_once(
+    key_file: Path, make_request: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    tested = gate(clock, api_key="own", api_key_file=key_file)
+    for lose in (key_file.unlink, lambda: rewrite(key_file, b"# none\n")):
+        rewrite(key_file, b"one\n")
+        clock.pass_recheck()
+        assert passes(tested, (KEY, b"one"), make=make_request)
+        caplog.clear()
+        lose()
+        for _ in range(3):
+            clock.pass_recheck()
+            assert not passes(tested, (KEY, b"one"), make=make_request)
+        (record,) = caplog.records
+        assert record.levelname == "WARNING"
+        assert record.getMessage().startswith("THALAMUS_API_KEY_FILE is gone or holds no key any")
+
+
 def test_file_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(ConfigurationError, match="THALAMUS_API_KEY_FILE cannot be read"):

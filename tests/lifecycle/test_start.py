@@ -663,6 +663,24 @@ async def test_uptime_is_told() -> None:
         assert app.get_uptime() > 0.0
 
 
+async def test_app_that_can_serve_nobody_says_so_at_its_start(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = Thalamus()
+    monkeypatch.setenv("THALAMUS_API_KEY", " ")
+    async with AsyncClient(app):
+        pass
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert "set THALAMUS_API_KEY, or every protected route answers 503" in caplog.text
+    assert "no model is registered" in caplog.text
+    caplog.clear()
+    app.model()(Echo)
+    monkeypatch.setenv("THALAMUS_API_KEY", "k")
+    async with AsyncClient(app):
+        pass
+    assert caplog.records == []
+
+
 async def test_load_that_fails_is_a_line_that_names_the_model(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,6 +7,7 @@ how keys are rotated.
 
 from __future__ import annotations
 
+import logging
 import os
 from hmac import compare_digest
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from thalamus_lite.http.request import Request
     from thalamus_lite.settings import Settings
+
+_log = logging.getLogger("thalamus_lite")
 
 RECHECK_S = 1.0
 """How often a key file's change is looked for."""
@@ -47,12 +50,17 @@ class KeyFile:
         now = self._clock()
         if now >= self._next_check:
             self._next_check = now + RECHECK_S
+            had = bool(self._keys)
             try:
                 self._read()
             except OSError:
                 # A file that is gone takes its keys with it: revoking by deleting must work.
                 self._keys = ()
                 self._stamp = None
+            if had and not self._keys:
+                _log.warning(
+                    "THALAMUS_API_KEY_FILE is gone or holds no key any more: none of it is taken"
+                )
         return self._keys
 
     def _read(self) -> None:
@@ -74,6 +82,17 @@ class Gate:
         self._file = (
             None if settings.api_key_file is None else KeyFile(settings.api_key_file, clock)
         )
+
+    def missing(self) -> str | None:
+        """What the operator should know of keys that are not there; None: all are."""
+        shut = "or every protected route answers 503"
+        if self._file is None:
+            return None if self._key else f"no key is configured: set THALAMUS_API_KEY, {shut}"
+        if self._file.keys():
+            return None
+        if self._key:
+            return "THALAMUS_API_KEY_FILE holds no key: only that of THALAMUS_API_KEY is taken"
+        return f"THALAMUS_API_KEY_FILE holds no key: write one, {shut}"
 
     def check(self, request: Request, access: str) -> None:
         """
