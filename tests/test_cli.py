@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from thalamus_lite import __version__, cli
+from thalamus_lite import __version__, cli, server
 from thalamus_lite.server import COLLECTOR_THRESHOLDS
 
 if TYPE_CHECKING:
@@ -43,6 +43,15 @@ class Model:
 
     def predict(self, inputs: list[In]) -> list[Out]:
         return [Out(text=item.text) for item in inputs]
+"""
+
+
+EMPTY = """
+from thalamus_lite import Thalamus
+
+app = Thalamus()
+
+def served(scope, receive, send): ...
 """
 
 
@@ -289,6 +298,17 @@ def test_check_warns_of_what_only_limits(
     assert "will run on the CPU" in warned[1]
 
 
+def test_check_warns_of_weights_that_nobody_loads(run: Any, module: Any, tmp_path: Path) -> None:
+    (tmp_path / "w.bin").write_bytes(b"w")
+    weights = f'weights={{"w": FileWeight("{tmp_path}/w.bin")}}'
+    code, out, _ = run("check", module("checked_loads", weights))
+    assert (code, "\nwarn" in out) == (0, False)
+    loadless = MODULE.replace("load(", "lood(")
+    code, out, _ = run("check", module("checked_loadless", weights, loadless))
+    assert code == 0
+    assert "warn  m@1.0.0: has weights, and no load(self, weights, device)" in out
+
+
 def test_check_looks_into_the_key_file(
     run: Any, module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,14 +330,21 @@ def test_check_looks_into_the_key_file(
         ("checked_nothing", "module:attribute"),
         ("no_such_module:app", "ModuleNotFoundError"),
         ("checked_empty:nothing", "has no attribute 'nothing'"),
-        ("checked_empty:Thalamus", "is a type, not a Thalamus app"),
+        ("checked_empty:Thalamus", "is the class Thalamus, not a Thalamus app"),
         ("checked_empty:app", "no model is registered"),
-        ("checked_broken:app", "ZeroDivisionError"),
+        ("checked_empty:served", "is a function, not a Thalamus app"),
+        ("checked_broken:app", "raised ZeroDivisionError: division by zero ("),
+        ("checked_broken:app", "checked_broken.py, line 1)"),
+        ("checked_exits:app", "FAIL  importing checked_exits raised SystemExit: 4"),
+        ("checked_load:app", "TypeError: m: load() cannot be called as load(weights, device)"),
+        (".checked_empty:app", "module:attribute"),
     ],
 )
 def test_check_of_what_is_no_app(run: Any, module: Any, app: str, says: str) -> None:
-    module("checked_empty", text="from thalamus_lite import Thalamus\napp = Thalamus()\n")
+    module("checked_empty", text=EMPTY)
     module("checked_broken", text="1 / 0\n")
+    module("checked_exits", text="import sys\nsys.exit(4)\n")
+    module("checked_load", text=MODULE.replace("weights, device", "weights"))
     code, out, _ = run("check", app)
     assert code == 1
     assert says in out
@@ -346,6 +373,90 @@ def test_ctrl_c_while_it_works_is_no_traceback(run: Any, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(cli, "_cache", interrupted)
     assert run("cache", "ls")[0] == 130
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--port", "65536"], "argument --port: '65536' is no number from 0 to 65535"),
+        (["--port", "-1"], "argument --port"),
+        (["--port", "http"], "argument --port: 'http' is no number"),
+        (["--workers", "0"], "argument --workers: '0' is no number from 1 to 1024"),
+        (["--workers", "9" * 5000], "argument --workers"),
+    ],
+)
+def test_serve_refuses_numbers_that_cannot_be(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["serve", *words])
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+NOT_SERVED = [
+    ("serve_empty:nothing", "serve_empty has no attribute 'nothing'"),
+    ("serve_empty:Thalamus", "is the class Thalamus, not a Thalamus app"),
+    ("serve_empty:__name__", "is a str, not a Thalamus app"),
+    ("serve_missing:app", "importing serve_missing raised ModuleNotFoundError: No module named"),
+    ("serve_broken:app", "importing serve_broken raised ZeroDivisionError: division by zero ("),
+    ("serve_exits:app", "importing serve_exits raised SystemExit: 0"),
+]
+
+
+def write_not_served(module: Any) -> None:
+    module("serve_empty", text=EMPTY)
+    module("serve_broken", text="1 / 0\n")
+    module("serve_exits", text="import sys\nsys.exit(0)\n")
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What would have been served."""
+    apps: list[Any] = []
+    monkeypatch.setattr(server, "run", lambda app, **options: apps.append(app))
+    return apps
+
+
+@pytest.mark.parametrize(("app", "says"), NOT_SERVED)
+def test_serve_of_what_is_no_app_is_a_sentence(
+    app: str, says: str, run: Any, module: Any, served: list[Any]
+) -> None:
+    write_not_served(module)
+    code, _, err = run("serve", app)
+    assert (code, served) == (1, [])
+    assert err.splitlines()[-1].startswith("thalamus-lite: ")
+    assert says in err.splitlines()[-1]
+    # What went wrong in the user's own code is shown, and nothing else.
+    assert ("Traceback" in err) == (app in ("serve_broken:app", "serve_exits:app"))
+
+
+@pytest.mark.parametrize(("app", "says"), NOT_SERVED[::4])
+def test_serve_by_workers_tries_the_app_elsewhere_first(
+    app: str, says: str, module: Any, served: list[Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_not_served(module)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["serve", app, "--workers", "2"])
+    assert (ended.value.code, served) == (1, [])
+    assert says in capfd.readouterr().err
+    assert app.partition(":")[0] not in sys.modules
+
+
+def test_import_that_ends_its_process_is_a_sentence(
+    run: Any, module: Any, served: list[Any]
+) -> None:
+    module("serve_ends", text="import os\nos._exit(9)\n")
+    code, _, err = run("serve", "serve_ends:app", "--workers", "2")
+    assert (code, served) == (1, [])
+    assert "importing serve_ends:app ended its process, with 9" in err
+
+
+def test_app_that_wraps_a_thalamus_is_served(run: Any, module: Any, served: list[Any]) -> None:
+    module("serve_wrapped", text=EMPTY)
+    assert run("serve", "serve_wrapped:served")[0] == 0
+    assert run("serve", "serve_wrapped:served", "--workers", "2")[0] == 0
+    assert served == ["serve_wrapped:served"] * 2
 
 
 @contextmanager
@@ -408,6 +519,14 @@ def test_every_worker_is_set_up_like_a_single_one(tmp_path: Path) -> None:
     assert said.count('"event": "m@1.0.0 loaded on cpu') == 2
     assert said.count('"event": "m@1.0.0 unloaded"') == 2
     assert "Traceback" not in said
+
+
+def test_workers_that_cannot_start_end_the_whole_with_a_code(tmp_path: Path) -> None:
+    refused = APP_OF_WORKERS.replace('model_id="m"', "require_gpu=True")
+    (tmp_path / "mine.py").write_text(refused)
+    with serving(tmp_path, "mine:app", "--workers", "2") as (_, process, log):
+        assert process.wait(60) == server.COULD_NOT_START, log.read_text()
+    assert "requires a GPU" in log.read_text()
 
 
 def test_serve_serves_and_ends_well_on_ctrl_c(tmp_path: Path) -> None:

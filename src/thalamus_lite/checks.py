@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,8 +42,8 @@ def check(name: str, say: Say) -> int:
     except ConfigurationError as error:
         say(f"FAIL  {error}")
         return 1
-    except Exception as error:
-        say(f"FAIL  importing {name} raised {type(error).__name__}: {error}")
+    except (Exception, SystemExit) as error:
+        say(f"FAIL  {_raised(name, error)}")
         return 1
     say(f"ok    {name}: {len(app.models)} model(s)")
     failures = 0
@@ -63,29 +64,73 @@ def check(name: str, say: Say) -> int:
 
 
 def load_app(name: str) -> Thalamus:
-    """
+    """The app that ``module:attribute`` names, with its models.
+
     Raises:
-        ConfigurationError: ``name`` is not ``module:attribute``, or that is no Thalamus app.
+        ConfigurationError: it cannot be imported, or is no Thalamus app.
+    """
+    app = find_app(name)
+    if not isinstance(app, Thalamus):
+        raise ConfigurationError(f"{name} is {_a(app)}, not a Thalamus app")
+    find = getattr(app, "find_models", None)
+    if callable(find):
+        find(Settings.from_env())
+    return app
+
+
+def load_servable(name: str) -> object:
+    """The ASGI app that ``module:attribute`` names: a Thalamus, or what wraps one.
+
+    Raises:
+        ConfigurationError: it cannot be imported, or is none.
+    """
+    app = find_app(name)
+    if isinstance(app, type) or not callable(app):
+        raise ConfigurationError(f"{name} is {_a(app)}, not a Thalamus app")
+    return app
+
+
+def find_app(name: str) -> object:
+    """What ``module:attribute`` names.
+
+    Raises:
+        ConfigurationError: there is nothing of that name. Where the module raised, that is its
+            ``__cause__``.
     """
     module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
+    if not module_name or not attribute or module_name.startswith("."):
         raise ConfigurationError(
             f"name the app as module:attribute, such as my_app:app, not {name!r}"
         )
     if "" not in sys.path:
         sys.path.insert(0, "")
-    app = importlib.import_module(module_name)
+    try:
+        app = importlib.import_module(module_name)
+    # A module that calls sys.exit() is no reason to end without a word.
+    except (Exception, SystemExit) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        itself = missing is not None and f"{module_name}.".startswith(f"{missing}.")
+        raise ConfigurationError(_raised(module_name, error)) from (None if itself else error)
     for part in attribute.split("."):
         found = getattr(app, part, None)
         if found is None:
             raise ConfigurationError(f"{module_name} has no attribute {attribute!r}")
         app = found
-    if not isinstance(app, Thalamus):
-        raise ConfigurationError(f"{name} is a {type(app).__name__}, not a Thalamus app")
-    find = getattr(app, "find_models", None)
-    if callable(find):
-        find(Settings.from_env())
     return app
+
+
+def _a(app: object) -> str:
+    return f"the class {app.__name__}" if isinstance(app, type) else f"a {type(app).__name__}"
+
+
+def _raised(name: str, error: BaseException) -> str:
+    """The error, and the last line of code that is not this package's."""
+    text = f"importing {name} raised {type(error).__name__}: {error}"
+    not_theirs = ("<frozen ", importlib.__file__, str(Path(__file__).parent))
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(not_theirs):
+            return f"{text} ({frame.filename}, line {frame.lineno})"
+    return text
 
 
 def _check_model(spec: ModelSpec, settings: Settings, say: Say) -> int:
@@ -103,6 +148,8 @@ def _check_model(spec: ModelSpec, settings: Settings, say: Say) -> int:
         failures += 1
     elif reason is not None and str(spec.device) not in ("auto", "cpu"):
         say(f"warn  {spec.key}: asks for {spec.device} but {reason}: it will run on the CPU")
+    if spec.weights and not callable(getattr(spec.cls, "load", None)):
+        say(f"warn  {spec.key}: has weights, and no load(self, weights, device) that takes them")
     for weight, source in spec.weights.items():
         failures += _check_weight(f"{spec.key}: weights[{weight!r}]", source, settings, say)
     return failures

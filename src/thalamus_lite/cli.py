@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
+import os
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
 from thalamus_lite._version import __version__
-from thalamus_lite.errors import ThalamusError
+from thalamus_lite.errors import ConfigurationError, ThalamusError
 from thalamus_lite.observability.logs import configure
 from thalamus_lite.settings import Settings
 
@@ -49,8 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     serve = _command(commands, "serve", _serve, "run an app with uvicorn, tuned")
     _add_app(serve)
     serve.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
-    serve.add_argument("--port", type=int, default=8000, help="default: %(default)s")
-    serve.add_argument("--workers", type=int, default=1, help="processes; default: %(default)s")
+    serve.add_argument("--port", type=_port, default=8000, help="default: %(default)s")
+    serve.add_argument("--workers", type=_workers, default=1, help="processes; default: 1")
     serve.add_argument("--root-path", default="", help="the path that a proxy strips")
 
     check = _command(commands, "check", _check, "look an app over without serving it")
@@ -90,11 +93,28 @@ def _add_app(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _port(text: str) -> int:
+    return _whole(text, 0, 65535)
+
+
+def _workers(text: str) -> int:
+    return _whole(text, 1, 1024)
+
+
+def _whole(text: str, least: int, most: int) -> int:
+    if not text.isdecimal() or not least <= int(text[:9]) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is no number from {least} to {most}")
+    return int(text)
+
+
 def _serve(options: argparse.Namespace) -> int:
     from thalamus_lite.server import run
 
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    # Told here, before a supervisor would start, for ever, workers that cannot.
+    if options.workers > 1:
+        _elsewhere(options.app)
+    else:
+        _load(options.app)
     run(
         options.app,
         host=options.host,
@@ -103,6 +123,46 @@ def _serve(options: argparse.Namespace) -> int:
         root_path=options.root_path,
     )
     return 0
+
+
+def _load(name: str) -> None:
+    from thalamus_lite.checks import load_servable
+
+    try:
+        load_servable(name)
+    except ThalamusError as error:
+        if error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
+        raise
+
+
+def _elsewhere(name: str) -> None:
+    """The same in a process of its own: a supervisor need not hold what its workers import."""
+    child = multiprocessing.get_context("spawn").Process(target=_load_and_end, args=(name,))
+    child.start()
+    try:
+        child.join()
+    finally:
+        child.kill()
+    if child.exitcode == 1:
+        raise SystemExit(1)
+    if child.exitcode:
+        raise ConfigurationError(f"importing {name} ended its process, with {child.exitcode}")
+
+
+def _load_and_end(name: str) -> None:
+    code = 0
+    try:
+        _load(name)
+    except ThalamusError as error:
+        print(f"thalamus-lite: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        code = 130
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Without waiting for threads that the import has started.
+    os._exit(code)
 
 
 def _check(options: argparse.Namespace) -> int:

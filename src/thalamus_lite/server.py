@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from thalamus_lite.thalamus import Thalamus
 
 
+COULD_NOT_START = 3
+"""The exit code of uvicorn, and of each of its workers, that could not start."""
+
 COLLECTOR_THRESHOLDS = (10_000, 5, 10)
 """A request under way is some twenty objects that are neither garbage nor old, so with Python's own
 first threshold of 700 the collector looks through those of 64 requests again and again: a
@@ -63,16 +66,23 @@ def run(app: Thalamus | str, *, host: str, port: int, workers: int = 1, **option
 
     Raises:
         ConfigurationError: a variable of the environment cannot be read.
+        RuntimeError: an event loop runs in this thread.
         SystemExit: the server could not start; the code is uvicorn's.
     """
     import uvicorn
 
+    if _loop_runs():
+        raise RuntimeError(
+            "an event loop runs in this thread, as in a notebook: call serve() in a thread of its"
+            " own, or run the app from a script"
+        )
     settings = Settings.from_env()
     level = settings.log_level or (DEFAULT_LEVEL if isinstance(app, str) else app.log_level)
     configure(level)
     tune_collector()
     loop = "uvloop" if importlib.util.find_spec("uvloop") else "asyncio"
-    uvicorn.run(
+    serve = uvicorn.run if workers == 1 else supervise
+    serve(
         app,
         host=host,
         port=port,
@@ -85,3 +95,33 @@ def run(app: Thalamus | str, *, host: str, port: int, workers: int = 1, **option
         timeout_graceful_shutdown=math.ceil(settings.drain_s) + CONNECTIONS_END_AFTER_S,
         **{**UNUSED, **options},
     )
+
+
+def supervise(app: Thalamus | str, **options: Any) -> None:
+    """What ``uvicorn.run`` does for several workers, and tells when one of them could not start.
+
+    Raises:
+        SystemExit: it could not, and so the others were stopped.
+    """
+    from inspect import signature
+
+    from uvicorn import Config, Server
+    from uvicorn.supervisors import Multiprocess
+
+    config = Config(app, **options)
+    parts: dict[str, Any] = {"sockets": [config.bind_socket()]}
+    if "target" in signature(Multiprocess).parameters:
+        # Of uvicorn before 0.51.
+        parts["target"] = Server(config).run
+    supervisor = Multiprocess(config, **parts)
+    supervisor.run()
+    if any(worker.process.exitcode == COULD_NOT_START for worker in supervisor.processes):
+        raise SystemExit(COULD_NOT_START)
+
+
+def _loop_runs() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -3,10 +3,13 @@
 import gc
 import importlib.util
 from collections.abc import Iterator
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvicorn
+import uvicorn.supervisors
 
 from thalamus_lite import Thalamus, server
 from thalamus_lite.errors import ConfigurationError
@@ -16,6 +19,7 @@ from thalamus_lite.errors import ConfigurationError
 def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     found: dict[str, Any] = {}
     monkeypatch.setattr(uvicorn, "run", lambda app, **options: found.update(options, app=app))
+    monkeypatch.setattr(server, "supervise", uvicorn.run)
     monkeypatch.setattr(
         server, "configure", lambda *given, **options: found.update(configured=given[0])
     )
@@ -93,3 +97,37 @@ def test_plain_loop_and_parser_do_where_the_quick_ones_are_missing(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     Thalamus().serve()
     assert (told["http"], told["loop"]) == ("h11", "asyncio")
+
+
+async def test_serve_within_a_running_loop_says_where_to_call_it(told: dict[str, Any]) -> None:
+    with pytest.raises(RuntimeError, match="an event loop runs in this thread, as in a notebook"):
+        Thalamus().serve()
+    assert told == {}
+
+
+@pytest.mark.parametrize("takes_target", [True, False])
+@pytest.mark.parametrize(("codes", "ends"), [([-15, -15], None), ([-15, 3], 3), ([], None)])
+def test_supervisor_tells_of_workers_that_could_not_start(
+    takes_target: bool, codes: list[int], ends: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As uvicorn's is now, and as it was before 0.51."""
+    workers = [SimpleNamespace(process=SimpleNamespace(exitcode=code)) for code in codes]
+
+    class Now:
+        processes = workers
+
+        def __init__(self, config: Any, sockets: list[Any]) -> None:
+            for socket in sockets:
+                socket.close()
+
+        def run(self) -> None: ...
+
+    class Before(Now):
+        def __init__(self, config: Any, target: Any, sockets: list[Any]) -> None:
+            assert callable(target)
+            super().__init__(config, sockets)
+
+    monkeypatch.setattr(uvicorn.supervisors, "Multiprocess", Before if takes_target else Now)
+    with pytest.raises(SystemExit) if ends else nullcontext() as ended:
+        server.supervise("a:b", port=0, workers=2, log_config=None)
+    assert ended is None or ended.value.code == ends
