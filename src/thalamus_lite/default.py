@@ -57,6 +57,11 @@ class DefaultApp(Thalamus):
 
     def _add(self, name: str) -> None:
         module_name, _, attribute = name.partition(":")
+        if not module_name or module_name.startswith("."):
+            raise ConfigurationError(
+                f"THALAMUS_MODELS names {name!r}, which begins with no module: write"
+                " my_pkg.models or my_pkg.models:app"
+            )
         if "" not in sys.path:
             # As uvicorn does for its own argument: modules in the working directory are found.
             sys.path.insert(0, "")

@@ -72,6 +72,17 @@ def ids(app: DefaultApp) -> list[str]:
     return [spec.id for spec in app.models]
 
 
+@pytest.mark.parametrize("name", [":", ":app", ".models", "served_one,:"])
+async def test_name_without_a_module_is_refused(
+    name: str, app: DefaultApp, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_app(folder, "served_one", "one")
+    monkeypatch.setenv("THALAMUS_MODELS", name)
+    with pytest.raises(ConfigurationError, match="which begins with no module"):
+        async with AsyncClient(app):
+            pass
+
+
 async def test_digits_demo_is_served_without_the_variable(app: DefaultApp) -> None:
     from thalamus_lite.demo.model import SAMPLES
 
