@@ -107,6 +107,43 @@ def test_target_is_split_and_decoded() -> None:
     assert lines[:3] == ["PUT", "/a b", "c=%20"]
 
 
+@pytest.mark.parametrize(
+    ("path", "params", "query"),
+    [
+        ("/a", {"b": 1, "c": "ö &"}, "b=1&c=%C3%B6+%26"),
+        ("/a", [("b", "1"), ("b", "2")], "b=1&b=2"),
+        ("/a", {"b": [1, 2]}, "b=1&b=2"),
+        ("/a?z=0", {"b": 1}, "z=0&b=1"),
+        ("/a?z=0", {}, "z=0"),
+        ("/a", None, ""),
+    ],
+)
+async def test_params_go_into_the_query(path: str, params: Any, query: str) -> None:
+    async with AsyncClient(parrot, lifespan=False) as client:
+        assert (await client.get(path, params=params)).text.splitlines()[1:3] == ["/a", query]
+        assert query in (await client.begin("GET", path, params=params).answer()).text
+        async with client.stream("GET", path, params=params) as answer:
+            body = b"".join([chunk async for chunk in answer.chunks()])
+            assert body.decode().splitlines()[1:3] == ["/a", query]
+            assert answer.status_code == answer.status == 203
+
+
+def test_plain_client_takes_params_and_has_a_status_code() -> None:
+    with Client(parrot, lifespan=False) as client:
+        answer = client.post("/a", params={"version": "1.0"}, json={})
+        assert answer.text.splitlines()[2] == "version=1.0"
+        assert answer.status_code == answer.status == 203
+
+
+def test_wrong_argument_is_told_by_the_class_that_was_called() -> None:
+    with pytest.raises(TypeError, match=r"^Client\.__init__\(\) got an unexpected"):
+        Client(parrot, key="k")  # type: ignore[call-arg]
+    with Client(parrot, lifespan=False) as client:
+        for ask in (client.get, client.post):
+            with pytest.raises(TypeError, match=r"^Client\.request\(\) got an unexpected"):
+                ask("/", data={})
+
+
 def test_json_gets_its_type_and_length() -> None:
     with Client(parrot, lifespan=False) as client:
         text = client.post("/", json={"a": 1}).text

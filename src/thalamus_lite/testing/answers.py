@@ -39,6 +39,11 @@ class Response:
     body: bytes
 
     @property
+    def status_code(self) -> int:
+        """The same as ``status``, by the name that other clients have for it."""
+        return self.status
+
+    @property
     def text(self) -> str:
         return self.body.decode()
 

@@ -9,20 +9,28 @@ from typing import TYPE_CHECKING, Any
 from thalamus_lite.testing.client import AsyncClient
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-    from types import TracebackType
+    from collections.abc import Coroutine, Mapping
+    from types import EllipsisType, TracebackType
 
     from thalamus_lite.http.asgi import ASGIApp
     from thalamus_lite.testing.answers import Response
+    from thalamus_lite.testing.client import Content, Headers, Params
 
 
 class Client:
     """``with Client(app) as client``: :class:`AsyncClient` for plain tests, with the app's loop in
-    a thread of its own. ``options`` are those of :class:`AsyncClient`.
+    a thread of its own. The arguments are those of :class:`AsyncClient`.
     """
 
-    def __init__(self, app: ASGIApp, **options: Any) -> None:
-        self._client = AsyncClient(app, **options)
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        api_key: str | EllipsisType | None = ...,
+        headers: Mapping[str, str] | None = None,
+        lifespan: bool = True,
+    ) -> None:
+        self._client = AsyncClient(app, api_key=api_key, headers=headers, lifespan=lifespan)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -48,11 +56,24 @@ class Client:
         finally:
             self._end()
 
-    def request(self, method: str, path: str, **options: Any) -> Response:
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params = None,
+        json: Any = None,
+        content: Content = None,
+        headers: Headers = None,
+    ) -> Response:
         """One request, and its whole answer; see :meth:`AsyncClient.request`."""
         if self._loop is None:
             raise RuntimeError("use the client in a with statement: with Client(app) as client")
-        answer: Response = self._do(self._client.request(method, path, **options))
+        answer: Response = self._do(
+            self._client.request(
+                method, path, params=params, json=json, content=content, headers=headers
+            )
+        )
         return answer
 
     def get(self, path: str, **options: Any) -> Response:

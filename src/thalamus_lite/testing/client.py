@@ -8,6 +8,7 @@ import json as _json
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from thalamus_lite.testing.answers import Response
 from thalamus_lite.testing.exchange import Exchange, Hangup, Stream, scope_of
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     Content = bytes | Iterable[bytes] | None
     Headers = Mapping[str, str] | Iterable[tuple[str, str | bytes]] | None
+    Params = Mapping[str, Any] | Iterable[tuple[str, Any]] | None
 
 TEST_API_KEY = "test-api-key-for-testing"
 TEST_API_KEY_HEADER = {"X-API-Key": TEST_API_KEY}
@@ -89,11 +91,15 @@ class AsyncClient:
         method: str,
         path: str,
         *,
+        params: Params = None,
         json: Any = None,
         content: Content = None,
         headers: Headers = None,
     ) -> Response:
-        """One request, and its whole answer. ``content`` may be several chunks."""
+        """One request, and its whole answer. ``content`` may be several chunks; ``params`` go into
+        the query, behind one that ``path`` has.
+        """
+        path = _with_query(path, params)
         async with self.stream(method, path, json=json, content=content, headers=headers) as answer:
             body = b"".join([chunk async for chunk in answer.chunks()])
             return Response(answer.status, answer.headers, body)
@@ -110,12 +116,13 @@ class AsyncClient:
         method: str,
         path: str,
         *,
+        params: Params = None,
         json: Any = None,
         content: Content = None,
         headers: Headers = None,
     ) -> AsyncIterator[Stream]:
         """One request, and its answer as it comes."""
-        exchange, task = self._send(method, path, json, content, headers)
+        exchange, task = self._send(method, _with_query(path, params), json, content, headers)
         try:
             start = await exchange.from_app.get()
             if start is None:
@@ -131,13 +138,14 @@ class AsyncClient:
         method: str,
         path: str,
         *,
+        params: Params = None,
         json: Any = None,
         content: Content = None,
         headers: Headers = None,
     ) -> Hangup:
         """Send a request and keep the line in hand: :meth:`Hangup.hang_up` is a client that goes
         away."""
-        return Hangup(*self._send(method, path, json, content, headers))
+        return Hangup(*self._send(method, _with_query(path, params), json, content, headers))
 
     def _send(
         self, method: str, path: str, json: Any, content: Content, headers: Headers
@@ -192,6 +200,12 @@ async def _lifespan(
         events.put_nowait(message)
 
     await app(scope, receive, send)
+
+
+def _with_query(path: str, params: Params) -> str:
+    pairs = list(params.items() if isinstance(params, Mapping) else params or ())
+    query = urlencode(pairs, doseq=True)
+    return f"{path}{'&' if '?' in path else '?'}{query}" if query else path
 
 
 def _bytes(value: str | bytes) -> bytes:

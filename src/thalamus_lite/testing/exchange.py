@@ -64,6 +64,11 @@ class Stream:
         self.status: int = start["status"]
         self.headers = headers_of(start)
 
+    @property
+    def status_code(self) -> int:
+        """The same as ``status``, by the name that other clients have for it."""
+        return self.status
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """The parts of the body."""
         while (message := await self._exchange.from_app.get()) is not None:
