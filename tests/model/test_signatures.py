@@ -63,7 +63,7 @@ def test_hook_that_could_not_be_called_is_refused(hook: str, function: Any, says
         ("predict", lambda self, inputs, /, *, scale=1.0: None),
         ("predict", staticmethod(lambda inputs: None)),
         ("predict", classmethod(lambda cls, inputs: None)),
-        ("predict", functools.partial(lambda scale, inputs: None, 1)),
+        ("predict", functools.partial(lambda scale, *inputs: None, 1)),
         ("predict", functools.partialmethod(lambda self, scale, inputs: None, 1)),
         ("predict", len),
         ("predict", dict.update),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import types
 from typing import Any
 
@@ -18,7 +19,10 @@ CALLED_WITH = {
 """The positional arguments of each hook, ``self`` aside."""
 
 # Of these it is known what binding does; another descriptor's may run code of the user's.
-_BINDING = (types.FunctionType, staticmethod, classmethod, functools.partialmethod)
+_BINDING: tuple[Any, ...] = (
+    *(types.FunctionType, staticmethod, classmethod, functools.partialmethod),
+    *((functools.partial,) if sys.version_info >= (3, 14) else ()),
+)
 
 
 def check_signatures(cls: type, name: str) -> None:
@@ -46,6 +50,8 @@ def _bound(cls: type, hook: str) -> Any:
     if isinstance(found, _BINDING):
         # Any object will do for self, which nothing here looks at.
         return found.__get__(object(), cls)
+    if isinstance(found, functools.partial):
+        return found
     return None if hasattr(type(found), "__get__") else found
 
 
