@@ -126,6 +126,9 @@ class Asker:
     def after_fork(self) -> None:
         self._flight.after_fork()
         self._uses.after_fork()
+        # Their connections are the parent's: two processes on one would get each other's answers.
+        self._wants = {}
+        self._origins = {}
 
     def _want(self, asked: Asked) -> _Want:
         want = self._wants.get(asked)

@@ -90,6 +90,23 @@ def watch(heir: Heir) -> None:
     _gate.watch(heir)
 
 
+class Lock:
+    """A lock that is free in a forked child: the thread that held it does not exist there."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        watch(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+
+
 def no_fork() -> contextlib.AbstractContextManager[None]:
     """While inside, a fork by another thread waits."""
     return _gate.closed()

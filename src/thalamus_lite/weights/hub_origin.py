@@ -27,6 +27,7 @@ from thalamus_lite.errors import (
 )
 from thalamus_lite.settings import env
 from thalamus_lite.weights.addresses import Guard
+from thalamus_lite.weights.forks import no_fork
 from thalamus_lite.weights.http_body import opened
 from thalamus_lite.weights.http_client import HTTPClient
 from thalamus_lite.weights.hub_local import LocalBody, Verified
@@ -184,7 +185,14 @@ def _is_commit(revision: str) -> bool:
 
 def _hub() -> Any:
     try:
-        import huggingface_hub
+        # The library imports its modules when their names are asked for; here it is done at once,
+        # since a child that is born in the middle of an import could never import the same again.
+        with no_fork():
+            import huggingface_hub.constants
+            import huggingface_hub.errors
+            import huggingface_hub.file_download
+            import huggingface_hub.hf_api
+            import huggingface_hub.utils
     except ImportError:
         raise MissingExtra(
             'weights on the Hub need huggingface-hub: pip install "thalamus-lite[hf]"'

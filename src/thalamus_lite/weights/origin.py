@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from thalamus_lite.errors import WeightError, WeightSourceInvalid
+from thalamus_lite.weights.forks import no_fork
 
 if TYPE_CHECKING:
     import threading
@@ -206,16 +207,18 @@ def origin_for(source: WeightSource, options: OriginOptions) -> Origin:
     Raises:
         MissingExtra: the optional dependency is not installed.
     """
-    if source.type == "http":
-        from thalamus_lite.weights.http_origin import HTTPOrigin
+    # A child that is born in the middle of an import could never import the same again.
+    with no_fork():
+        if source.type == "http":
+            from thalamus_lite.weights.http_origin import HTTPOrigin
 
-        return HTTPOrigin(options)
-    if source.type == "s3":
-        from thalamus_lite.weights.s3_origin import S3Origin
+            return HTTPOrigin(options)
+        if source.type == "s3":
+            from thalamus_lite.weights.s3_origin import S3Origin
 
-        return S3Origin(options)
-    if source.type == "hf":
-        from thalamus_lite.weights.hub_origin import HubOrigin
+            return S3Origin(options)
+        if source.type == "hf":
+            from thalamus_lite.weights.hub_origin import HubOrigin
 
-        return HubOrigin(options)
+            return HubOrigin(options)
     raise WeightSourceInvalid(f"a source of type {source.type!r} is not fetched from anywhere")

@@ -13,6 +13,7 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.util import make_headers
 
 from thalamus_lite.errors import WeightSourceInvalid
+from thalamus_lite.weights.forks import no_fork
 
 if TYPE_CHECKING:
     import socket
@@ -24,7 +25,18 @@ _QUERY = "x-thalamus-query"
 
 
 class _QuietPool(HTTPConnectionPool):
-    """urllib3 logs each request's target at DEBUG, and a signature is part of a query."""
+    """urllib3 logs each request's target at DEBUG, and a signature is part of a query.
+
+    A fork waits for whoever is in the queue of free connections: a child clears it away.
+    """
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        with no_fork():
+            return super()._get_conn(timeout)
+
+    def _put_conn(self, conn: Any) -> None:
+        with no_fork():
+            super()._put_conn(conn)
 
     def urlopen(self, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
         target, mark, query = url.partition("?")

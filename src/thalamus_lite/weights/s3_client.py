@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from thalamus_lite.errors import (
     WeightUnreachable,
 )
 from thalamus_lite.settings import env
+from thalamus_lite.weights.forks import Lock, no_fork, watch
 from thalamus_lite.weights.retry import Unanswered, parse_retry_after
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ _CONNECT_S = 10.0
 _READ_S = 60.0
 _CONNECTIONS = 32
 
-_clients: dict[tuple[str | None, ...], Any] = {}
-_lock = threading.Lock()
+_lock = Lock()
 
 _REGION = (
     "the bucket is in another region: give the region to the source, like"
@@ -76,6 +75,21 @@ _STATUSES: dict[int, tuple[type[WeightError], str]] = {
 }
 
 
+class _Clients:
+    """This process's own: two processes on one connection would get each other's answers."""
+
+    def __init__(self) -> None:
+        self.clients: dict[tuple[str | None, ...], Any] = {}
+        watch(self)
+
+    def after_fork(self) -> None:
+        # Not closed: that takes locks which a thread of the parent may have held.
+        self.clients = {}
+
+
+_shared = _Clients()
+
+
 def client_for(region: str | None = None, endpoint_url: str | None = None) -> Any:
     """The botocore S3 client for this region and endpoint, made once; None: what botocore finds.
 
@@ -93,17 +107,19 @@ def client_for(region: str | None = None, endpoint_url: str | None = None) -> An
         *(env(name) for name in ("AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ACCESS_KEY_ID")),
     )
     with _lock:
-        if key not in _clients:
-            _clients[key] = _new_client(region, endpoint_url, unsigned=unsigned)
-        return _clients[key]
+        if key not in _shared.clients:
+            # A child that is born in the middle of an import could never import again.
+            with no_fork():
+                _shared.clients[key] = _new_client(region, endpoint_url, unsigned=unsigned)
+        return _shared.clients[key]
 
 
 def forget_clients() -> None:
     """Close all clients; the next call makes new ones."""
     with _lock:
-        for client in _clients.values():
+        for client in _shared.clients.values():
             client.close()
-        _clients.clear()
+        _shared.clients.clear()
 
 
 def _new_client(region: str | None, endpoint_url: str | None, *, unsigned: bool) -> Any:

@@ -13,6 +13,7 @@ from thalamus_lite.schemas.storage import S3Ref
 from thalamus_lite.settings import Settings
 from thalamus_lite.weights.asking import Asked
 from thalamus_lite.weights.cache import WeightCache
+from thalamus_lite.weights.forks import Lock, no_fork
 from thalamus_lite.weights.names import check_relpath
 from thalamus_lite.weights.options import CacheOptions
 from thalamus_lite.weights.origin import OriginOptions, PartFile
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 _RESTARTS = 2
 
-_lock = threading.Lock()
+_lock = Lock()
 _caches: dict[CacheOptions, WeightCache] = {}
 _kept: dict[Path, Lease] = {}
 
@@ -81,7 +82,9 @@ def upload_s3(local: Path | str, dest: str | S3Ref) -> S3Ref:
     Raises:
         WeightError: S3 refuses it or stays unreachable, or the local file cannot be read.
     """
-    from thalamus_lite.weights.s3_origin import client_for, upload
+    # A child that is born in the middle of an import could never import the same again.
+    with no_fork():
+        from thalamus_lite.weights.s3_origin import client_for, upload
 
     ref = _ref(dest)
     upload(client_for(ref.region, None), Path(local), ref.bucket, ref.key)
@@ -94,7 +97,8 @@ def exists_s3(ref: str | S3Ref) -> bool:
     Raises:
         WeightError: S3 did not say: access denied, unreachable.
     """
-    from thalamus_lite.weights.s3_origin import client_for, exists
+    with no_fork():
+        from thalamus_lite.weights.s3_origin import client_for, exists
 
     ref = _ref(ref)
     return exists(client_for(ref.region, None), ref.bucket, ref.key)

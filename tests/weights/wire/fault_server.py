@@ -76,6 +76,12 @@ class FaultServer:
     def url(self) -> str:
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
+    @property
+    def connections(self) -> int:
+        """How many there have been."""
+        with self._lock:
+            return len(self._threads)
+
     def gets(self) -> list[Request]:
         return [request for request in self.requests if request.method == "GET"]
 
