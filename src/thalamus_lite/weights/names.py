@@ -11,7 +11,7 @@ import hashlib
 import re
 import unicodedata
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from thalamus_lite.errors import UnsafeName
 
@@ -23,13 +23,26 @@ MAX_COMPONENT_BYTES = 255
 MAX_NAME_BYTES = 2048
 
 _DRIVE = re.compile(r"[A-Za-z]:")
-_SIGNATURE = re.compile(
-    r"(?i)x-(amz|goog|oss|cos|ms)-.*|signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid"
-    r"|sv|ss|srt|sp|se|st|spr|sig|sip|sr|si|sdd|sk(oid|tid|t|e|s|v)|saoid|suoid|scid"
-    r"|token|access_token|api_?key|auth|authorization|password|hmac"
+_V4 = "algorithm|credential|date|expires|signature|signedheaders|security-token|content-sha256"
+_SIGNINGS = tuple(
+    (frozenset(needed.split()), re.compile(names))
+    for needed, names in (
+        ("x-amz-signature", rf"x-amz-({_V4})"),
+        ("x-goog-signature", rf"x-goog-({_V4})"),
+        ("x-oss-signature", rf"x-oss-({_V4}|signature-version|additional-headers)"),
+        ("awsaccesskeyid signature", "awsaccesskeyid|signature|expires|x-amz-security-token"),
+        ("googleaccessid signature", "googleaccessid|signature|expires"),
+        ("ossaccesskeyid signature", "ossaccesskeyid|signature|expires|security-token"),
+        ("key-pair-id signature", "key-pair-id|signature|expires|policy|hash-algorithm"),
+        (
+            "sig sv",
+            "sig|s[vsetpri]|srt|spr|sip|sdd|ses|sk(oid|tid|t|e|s|v)|saoid|suoid|scid",
+        ),
+    )
 )
-"""Query parameters that grant access and change from one signing to the next: AWS, Google Cloud,
-CloudFront, and Azure's short ``s..`` family."""
+"""What Amazon, Google, Alibaba, CloudFront and Azure add to a query to sign it, which changes from
+one signing to the next: the names that tell a signing, and all of its names. Without the former
+the latter are any server's own: ``?si=bert`` chooses a file."""
 
 
 def check_relpath(name: str) -> str:
@@ -86,14 +99,21 @@ def public_url(url: str) -> str:
 def url_identity(url: str) -> str:
     """``url`` as a stable, public name of what it brings.
 
-    A query may choose the content (``?file=a``) or sign it (``?X-Amz-Signature=``). Known signing
-    parameters are dropped, so that a URL signed again stays one name; the rest enters as a digest,
-    so that two files behind one path stay two, and nothing can be read back from it.
+    A query may choose the content (``?file=a``) or sign it (``?X-Amz-Signature=``). A known signing
+    is dropped, so that a URL signed again stays one name; the rest enters as a digest, so that two
+    files behind one path stay two. A token is part of that rest: another token means a download,
+    where leaving it out could mean another's file. The digest does not tell what it is made of to
+    anybody who cannot guess it.
     """
-    query = parse_qsl(urlsplit(url).query, keep_blank_values=True)
-    kept = sorted((k, v) for k, v in query if not _SIGNATURE.fullmatch(k))
+    # As it is written: who decodes may take two names for one ("+" is a space to some servers).
+    query = [(_name(pair), pair) for pair in urlsplit(url).query.split("&") if pair]
+    present = {name for name, _ in query}
+    signings = [names for needed, names in _SIGNINGS if needed <= present]
+    kept = [(k, v) for k, v in query if not any(names.fullmatch(k) for names in signings)]
     if not kept:
         return public_url(url)
+    # By name alone: of two values of one name, the first may count.
+    kept.sort(key=lambda pair: pair[0])
     digest = hashlib.sha256(repr(kept).encode("utf-8", "surrogatepass")).hexdigest()
     return f"{public_url(url)}#{digest[:32]}"
 
@@ -108,6 +128,10 @@ def url_file_name(url: str) -> str:
     if "/" in name:
         raise UnsafeName(f"the file name {_shown(name)} holds a slash: give the file another URL")
     return check_relpath(name)
+
+
+def _name(pair: str) -> str:
+    return unquote(pair.partition("=")[0], errors="surrogateescape").lower()
 
 
 def _problem(name: str) -> str | None:

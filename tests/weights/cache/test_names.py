@@ -117,8 +117,38 @@ def test_a_public_url_holds_no_secret(url: str, shown: str) -> None:
 def test_signing_a_url_again_does_not_change_what_it_names() -> None:
     first = "https://h/m?X-Amz-Date=1&X-Amz-Signature=one&X-Amz-Credential=c"
     assert url_identity(first) == url_identity(first.replace("one", "two")) == "https://h/m"
-    azure = "https://h/m?sv=2022&sig=one&se=2030&sp=r&skoid=1"
-    assert url_identity(azure) == "https://h/m"
+    for query in (
+        "sv=2022&sig=one&se=2030&sp=r&skoid=1&st=2020&sr=b",
+        "AWSAccessKeyId=a&Signature=one&Expires=1&x-amz-security-token=t",
+        "GoogleAccessId=a&Signature=one&Expires=1",
+        "OSSAccessKeyId=a&Signature=one&Expires=1",
+        "Key-Pair-Id=k&Policy=p&Signature=one",
+        "X-Goog-Signature=one&X-Goog-Algorithm=a&X-Goog-SignedHeaders=host",
+        "x-oss-signature=one&x-oss-signature-version=OSS4&x-oss-date=1",
+    ):
+        assert url_identity(f"https://h/m?{query}") == "https://h/m"
+        more = url_identity(f"https://h/m?{query}&file=a")
+        assert more == url_identity("https://h/m?file=a") != "https://h/m"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("si={}", "st={}", "sp={}", "se={}", "ss={}", "sr={}", "sv={}", "sig={}", "si={}&sig=1"),
+        *("policy={}", "expires={}", "signature={}", "key-pair-id={}", "policy={}&signature=1"),
+        *("token={}", "access_token={}", "auth={}", "api_key={}", "password={}", "hmac={}"),
+        *("awsaccesskeyid={}", "expires={}&awsaccesskeyid=1", "x-oss-process={}", "x-amz-date={}"),
+        "X-Amz-Signature=1&X-Amz-Credential=c&sp={}",
+    ],
+)
+def test_what_is_not_part_of_a_known_signing_tells_urls_apart(query: str) -> None:
+    names = {url_identity(f"https://h/m?{query.format(value)}") for value in ("bert", "gpt")}
+    assert len(names) == 2
+
+
+def test_a_query_is_compared_as_it_is_written() -> None:
+    queries = ["f=a+b", "f=a%20b", "f=%ff", "f=%fe", "f", "f=", "f=1&f=2", "f=2&f=1", ""]
+    assert len({url_identity(f"https://h/m?{query}") for query in queries}) == len(queries)
 
 
 def test_a_query_that_chooses_the_content_tells_urls_apart() -> None:
