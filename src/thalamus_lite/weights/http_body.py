@@ -34,11 +34,11 @@ def opened(answer: Answer, file: RemoteFile, where: str) -> HTTPBody:
         if answer.status not in _OPEN:
             raise refusal(answer, where)
         check_encoding(answer, where)
-        framed = answer.header("Content-Length") or answer.header("Transfer-Encoding")
-        if not framed and file.size is None and not is_verifiable(file):
+        if not _is_framed(answer) and file.size is None and not is_verifiable(file):
             raise WeightSourceInvalid(
                 f"{where}: the server gives neither a length nor a checksum, so a broken download"
-                " would look complete: add sha256 to the source"
+                " would look complete: have it send a Content-Length, or name the file's sha256 in"
+                " an HTTPWeight"
             )
     except BaseException:
         answer.close()
@@ -48,12 +48,21 @@ def opened(answer: Answer, file: RemoteFile, where: str) -> HTTPBody:
 
 def check_encoding(answer: Answer, where: str) -> None:
     """Refuse a body that was changed on the way."""
-    encoding = (answer.header("Content-Encoding") or "identity").strip().lower()
-    if encoding != "identity":
-        raise WeightSourceInvalid(
-            f"{where}: the server sends it with Content-Encoding {encoding[:20]!r}: have it serve"
-            " the file as it is"
-        )
+    for name, plain in (("Content-Encoding", ""), ("Transfer-Encoding", "chunked")):
+        encoding = (answer.header(name) or "identity").strip().lower()
+        if encoding not in ("identity", plain):
+            raise WeightSourceInvalid(
+                f"{where}: the server sends it with {name} {encoding[:20]!r}: have it serve the"
+                " file as it is"
+            )
+
+
+def _is_framed(answer: Answer) -> bool:
+    """Whether a broken answer is told from a complete one, by what http.client understands."""
+    # Letter by letter: to http.client anything but this one word is no frame.
+    if (answer.header("Transfer-Encoding") or "").lower() == "chunked":
+        return True
+    return parse_length(answer.header("Content-Length")) is not None
 
 
 class HTTPBody:

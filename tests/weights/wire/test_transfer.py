@@ -237,6 +237,30 @@ def test_truncated_chunks_are_noticed(small, fetch, bench, act):
     assert bench.progress.retries == 1
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Length": "abc"},
+        {"Content-Length": "-5"},
+        {"Content-Length": "1_0"},
+        {"Content-Length": None, "Transfer-Encoding": "identity"},
+    ],
+)
+def test_a_length_that_is_none_does_not_make_a_broken_answer_whole(small, fetch, act, headers):
+    small.paths["/model.pt"] = act(headers=headers, ignore_range=True, cut=30_000)
+    with pytest.raises(WeightSourceInvalid, match="neither a length nor a checksum"):
+        fetch(small.url + "/model.pt")
+
+
+def test_a_body_that_is_compressed_on_the_way_is_refused(small, fetch, bench, act):
+    (file,) = fetch.list(small.url + "/model.pt").files
+    coded = {"Transfer-Encoding": "gzip, chunked", "Content-Length": None}
+    small.paths["/model.pt"] = act(headers=coded)
+    for ask in (lambda: fetch.list(small.url + "/model.pt"), lambda: bench.run(fetch.origin, file)):
+        with pytest.raises(WeightSourceInvalid, match="Transfer-Encoding 'gzip, chunked'"):
+            ask()
+
+
 def test_answer_without_any_length_is_refused_unless_a_digest_tells(small, fetch, bench, act):
     endless = act(headers={"Content-Length": None}, ignore_range=True)
     small.paths["/model.pt"] = endless
