@@ -30,6 +30,7 @@ from thalamus_lite.weights.addresses import Guard
 from thalamus_lite.weights.forks import no_fork
 from thalamus_lite.weights.http_body import opened
 from thalamus_lite.weights.http_client import HTTPClient
+from thalamus_lite.weights.hub_guard import guarded
 from thalamus_lite.weights.hub_local import LocalBody, Verified
 from thalamus_lite.weights.names import check_names, public_url
 from thalamus_lite.weights.origin import RemoteFile, RemoteFiles
@@ -79,7 +80,6 @@ class HubOrigin:
     def revalidate(self, source: WeightSource, validator: str) -> RemoteFiles | None:
         """Asked once, without retries: the cache has a copy to serve meanwhile."""
         wanted = cast("HFWeight", source)
-        self._check_endpoint()
         if wanted.filename is None and self._commit(wanted) == validator:
             return None
         found = self._list(wanted)
@@ -92,7 +92,8 @@ class HubOrigin:
         hub = _hub()
         repo, commit, path = json.loads(file.locator)
         url = self._url(repo, commit, path)
-        headers = {**hub.utils.build_hf_headers(**_AGENT), "Accept-Encoding": "identity"}
+        with guarded(self._guard, hub):
+            headers = {**hub.utils.build_hf_headers(**_AGENT), "Accept-Encoding": "identity"}
         wanted = range_header(start, stop)
         if wanted is not None:
             headers["Range"] = wanted
@@ -104,7 +105,6 @@ class HubOrigin:
         self._client.close()
 
     def _list(self, source: HFWeight) -> RemoteFiles:
-        self._check_endpoint()
         return self._snapshot(source) if source.filename is None else self._file(source)
 
     def _file(self, source: HFWeight) -> RemoteFiles:
@@ -112,7 +112,7 @@ class HubOrigin:
         check_names([path])
         url = self._url(source.repo, source.revision, path)
         head = partial(_hub().get_hf_file_metadata, url, timeout=self._timeout_s, **_AGENT)
-        found = _ask(head, source.name)
+        found = self._ask(head, source.name)
         commit, etag = found.commit_hash, found.etag
         if not commit or not etag:
             raise WeightUnreachable(
@@ -127,7 +127,7 @@ class HubOrigin:
     def _snapshot(self, source: HFWeight) -> RemoteFiles:
         commit = self._commit(source)
         tree = partial(self._api().list_repo_tree, source.repo, revision=commit, recursive=True)
-        entries = _ask(lambda: list(tree()), source.name)
+        entries = self._ask(lambda: list(tree()), source.name)
         # Folders are listed too, and have no blob.
         found = [entry for entry in entries if getattr(entry, "blob_id", None)]
         if not found:
@@ -139,7 +139,7 @@ class HubOrigin:
 
     def _commit(self, source: HFWeight) -> str:
         info = partial(self._api().repo_info, source.repo, revision=source.revision)
-        found = _ask(partial(info, timeout=self._timeout_s), source.name).sha
+        found = self._ask(partial(info, timeout=self._timeout_s), source.name).sha
         if not found:
             raise WeightUnreachable(
                 f"{source.name}: the server does not answer as the Hub does: check HF_ENDPOINT"
@@ -150,8 +150,13 @@ class HubOrigin:
         of = partial(_hub().hf_hub_url, repo, path, revision=revision, endpoint=self._endpoint)
         return str(_ask(of, f"hf:{repo}@{revision}/{path}"))
 
+    def _ask(self, question: Callable[[], T], where: str) -> T:
+        # The library dials by itself, so what it dials is checked before it does.
+        with guarded(self._guard, _hub()):
+            self._check_endpoint()
+            return _ask(question, where)
+
     def _check_endpoint(self) -> None:
-        """The library dials by itself, so its host is checked before it does."""
         if self._guard is not None:
             parts = urlsplit(self._endpoint or str(_hub().constants.ENDPOINT))
             self._guard.addresses(parts.hostname or "", parts.port or 443)
@@ -204,11 +209,17 @@ def _ask(question: Callable[[], T], where: str) -> T:
     """``question()`` of the library, its errors as ours; their texts may hold a URL."""
     try:
         return question()
+    except WeightError:
+        raise
     except Exception as error:
         known = _translated(error, where)
-        if known is None:
-            raise
-        raise known from None
+        if known is not None:
+            raise known from None
+        # Whatever the library stumbles over: no JSON, JSON of another shape, or its own feet.
+        raise WeightUnreachable(
+            f"{where}: the server does not answer as the Hub does ({type(error).__name__}): check"
+            " HF_ENDPOINT"
+        ) from error
 
 
 def _translated(error: Exception, where: str) -> WeightError | None:

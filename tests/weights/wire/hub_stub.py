@@ -44,6 +44,7 @@ class Hub:
     cdn_requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     failures: list[int] = field(default_factory=list)
     cdn_failures: list[int] = field(default_factory=list)
+    redirect_to: str = ""
     cdn_damage: int = 0
     generation: int = 0
     url: str = ""
@@ -121,6 +122,9 @@ def _hub_handler(hub: Hub) -> type[_Handler]:
         def answer(self) -> None:
             path = unquote(urlsplit(self.path).path)
             hub.requests.append((self.command, self.path, self.lower()))
+            if hub.redirect_to:
+                self.send(302, Location=hub.redirect_to + self.path)
+                return
             if hub.failures:
                 self.send(hub.failures.pop(0), Retry_After="0")
                 return

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +21,7 @@ from thalamus_lite.errors import (
     WeightUnreachable,
 )
 from thalamus_lite.weights.addresses import Guard
+from thalamus_lite.weights.hub_guard import guarded
 from thalamus_lite.weights.hub_local import LocalBody, Verified
 from thalamus_lite.weights.hub_origin import HubOrigin
 from thalamus_lite.weights.origin import OriginOptions, RemoteFile
@@ -242,6 +244,60 @@ def test_redirect_to_a_private_address_is_refused(hub, repo, bench):
         bring(bench, origin, HFWeight(repo="owner/bert", filename="model.safetensors"))
 
 
+@pytest.mark.parametrize("name", [None, "config.json"])
+def test_redirect_that_the_library_follows_is_held_against_the_guard(hub, repo, fault_server, name):
+    import huggingface_hub.utils
+
+    hub.redirect_to = fault_server.url.replace("127.0.0.1", "localhost")
+    guard = Guard(
+        resolve=lambda host, port: ["127.0.0.1" if host == "127.0.0.1" else "10.0.0.1"],
+        allowed=lambda address: address == "127.0.0.1",
+    )
+    origin = HubOrigin(OriginOptions(timeout_s=5.0), guard, hub.url)
+    with pytest.raises((WeightAccessDenied, WeightUnreachable)):
+        origin.list(HFWeight(repo="owner/bert", filename=name))
+    assert fault_server.requests == []
+    # The session is the user's as well, and their own calls go where they like.
+    if name is None:
+        huggingface_hub.utils.get_session().get(hub.redirect_to + "/users-own")
+        assert fault_server.requests
+
+
+def test_redirects_are_seen_through_older_versions_of_the_library_too(fault_server, act):
+    import requests
+
+    with requests.Session() as session:
+        library = SimpleNamespace(utils=SimpleNamespace(get_session=lambda: session))
+        fault_server.paths["/far"] = act(status=302, headers={"Location": "http://10.0.0.1/x"})
+        fault_server.paths["/near"] = act(status=302, headers={"Location": "/there"})
+        guard = Guard(allowed=lambda address: address == "127.0.0.1")
+        with guarded(guard, library), guarded(guard, library):
+            assert session.get(fault_server.url + "/near").status_code == 200
+            with pytest.raises(WeightAccessDenied, match=r"10\.0\.0\.1 is a private address"):
+                session.get(fault_server.url + "/far")
+        assert len(session.hooks["response"]) == 1
+
+
+def test_private_addresses_are_refused_with_the_endpoint_of_the_library():
+    code = (
+        "from thalamus_lite import HFWeight\n"
+        "from thalamus_lite.weights.hub_origin import HubOrigin\n"
+        "from thalamus_lite.weights.origin import OriginOptions\n"
+        "HubOrigin(OriginOptions(deny_private_addresses=True)).list(HFWeight(repo='a/b'))\n"
+    )
+    environ = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True)
+    assert "WeightAccessDenied: 127.0.0.1 is a private address" in done.stderr
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"7", b'{"sha": {}}', b"null"])
+def test_answer_that_makes_no_sense_is_typed(hub, repo, fault_server, act, body):
+    fault_server.script.extend([act(body=body, ignore_range=True)] * 9)
+    origin = HubOrigin(OriginOptions(timeout_s=5.0), endpoint=fault_server.url)
+    with pytest.raises(WeightUnreachable, match="HF_ENDPOINT"):
+        origin.list(HFWeight(repo="owner/bert"))
+
+
 def test_offline_library_opens_no_connection(origin, hub, repo, monkeypatch):
     import huggingface_hub.utils._http as library
 
@@ -381,13 +437,14 @@ def test_hub_without_a_commit_is_none(origin, hub, repo, monkeypatch):
         origin.list(HFWeight(repo="owner/bert"))
 
 
-def test_bug_in_the_library_is_not_dressed_up(origin, repo, monkeypatch):
+def test_bug_in_the_library_stays_the_cause(origin, repo, monkeypatch):
     def broken(*args, **kwargs):
         raise KeyError("a bug")
 
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", broken)
-    with pytest.raises(KeyError):
+    with pytest.raises(WeightUnreachable, match="KeyError") as caught:
         origin.list(HFWeight(repo="owner/bert", filename="config.json"))
+    assert isinstance(caught.value.__cause__, KeyError)
 
 
 def test_validator_that_is_no_digest_is_not_taken_for_one(origin, repo, monkeypatch):
