@@ -18,6 +18,7 @@ from thalamus_lite.errors import (
 from thalamus_lite.weights.fill import Means, Order, fill
 from thalamus_lite.weights.flight import Flight
 from thalamus_lite.weights.freshness import is_fresh
+from thalamus_lite.weights.giving_up import until
 from thalamus_lite.weights.holds import PublishedMeanwhile
 from thalamus_lite.weights.names import check_names
 from thalamus_lite.weights.origin import OriginOptions
@@ -192,7 +193,8 @@ class Asker:
             return lease
         known = store.index.known(want.key)
         try:
-            return self._ask_origin(store, want, known, cancel)
+            with until(cancel):
+                return self._ask_origin(store, want, known, cancel)
         except WeightUnreachable as error:
             if known is None:
                 raise

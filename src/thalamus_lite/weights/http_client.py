@@ -26,6 +26,7 @@ from thalamus_lite.errors import (
     WeightUnreachable,
 )
 from thalamus_lite.weights.addresses import Guard
+from thalamus_lite.weights.http_head import limit
 from thalamus_lite.weights.names import public_url
 from thalamus_lite.weights.pools import Pools
 from thalamus_lite.weights.retry import Unanswered, parse_retry_after
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DRAIN_BYTES = 64 * 1024
+# A rest that has not come by then costs more than a new connection.
+_DRAIN_S = 0.1
 _CONNECT_S = 10.0
 _CONNECTIONS = 16
 # A signed target lives for minutes to hours; asking again this often costs next to nothing.
@@ -71,11 +74,12 @@ class Answer:
         return self.response.headers.get(name)
 
     def close(self) -> None:
-        """Return the connection to its pool if little is left to read, else close it."""
+        """Return the connection to its pool if little is left to read, and there; else close it."""
         left = getattr(self.response, "length_remaining", None)
         if left is None or left > _DRAIN_BYTES:
             self.response.close()
             return
+        limit(self.response, _DRAIN_S)
         with suppress(exceptions.HTTPError):
             self.response.read(_DRAIN_BYTES)
         self.response.release_conn()

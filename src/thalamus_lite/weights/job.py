@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from thalamus_lite.errors import WeightChanged, WeightError, WeightUnreachable
 from thalamus_lite.weights.answers import judge
+from thalamus_lite.weights.giving_up import until
 from thalamus_lite.weights.origin import DownloadCancelled
 from thalamus_lite.weights.ranges import pieces
 from thalamus_lite.weights.retry import SpeedGate, Unanswered, is_retryable
@@ -183,8 +184,9 @@ class Job:
     def _work(self, stop: threading.Event) -> None:
         failure: BaseException | None = None
         try:
-            while (cursor := self._next(stop)) is not None:
-                self._bring(cursor, stop)
+            with until(stop):
+                while (cursor := self._next(stop)) is not None:
+                    self._bring(cursor, stop)
         except _Stopped:
             pass
         except BaseException as error:

@@ -1,4 +1,7 @@
-"""urllib3's pools, taught two things: no query in a log, and no address that was not checked."""
+"""urllib3's pools, taught three things.
+
+No query is in a log, no address is dialled that was not checked, and no head takes for ever.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from urllib3.util import make_headers
 
 from thalamus_lite.errors import WeightSourceInvalid
 from thalamus_lite.weights.forks import no_fork
+from thalamus_lite.weights.http_head import TimedResponse
 
 if TYPE_CHECKING:
     import socket
@@ -52,6 +56,7 @@ class _QuietSecurePool(_QuietPool, HTTPSConnectionPool):
 class _Connection(HTTPConnection):
     """Puts the query back, and dials only what its guard let through."""
 
+    response_class = TimedResponse
     guard: Guard | None = None
 
     def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:

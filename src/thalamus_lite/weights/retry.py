@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from thalamus_lite.errors import WeightUnreachable
+from thalamus_lite.weights.giving_up import pause
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +70,7 @@ def call(
             delay = policy.delay_s(failures, error.retry_after_s)
             if delay is None or not is_retryable(error):
                 raise
-        (sleep or time.sleep)(delay)
+        (sleep or pause)(delay)
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:

@@ -21,7 +21,8 @@ class Act:
 
     ``headers`` override (None removes). ``cut`` closes after so many bytes of the body, ``stall``
     holds the connection open there instead, ``reset`` sends RST; ``pause_s`` follows each 100
-    bytes. ``content`` and ``etag`` stand for another object.
+    bytes. ``before`` precedes the head, ``drip`` follows it byte by byte. ``content`` and ``etag``
+    stand for another object.
     """
 
     status: int | None = None
@@ -37,6 +38,8 @@ class Act:
     shift: int = 0
     raw: bytes | None = None
     body: bytes | None = None
+    before: bytes = b""
+    drip: bytes = b""
 
 
 HONEST = Act()
@@ -154,11 +157,15 @@ class FaultServer:
         act = self._next(request)
         if act.raw is not None:
             connection.sendall(act.raw)
+            self._drip(connection, act.drip)
             if act.stall:
                 self._closing.wait(30)
             return False
         head, body = self._compose(act, request)
-        connection.sendall(head)
+        connection.sendall(act.before + head)
+        if act.drip:
+            self._drip(connection, act.drip)
+            return False
         if request.method == "HEAD":
             return True
         whole = act.cut is None
@@ -184,6 +191,12 @@ class FaultServer:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return False
         return whole and ("content-length" in head.lower().decode("latin-1") or act.chunked)
+
+    def _drip(self, connection: socket.socket, drip: bytes) -> None:
+        for start in range(len(drip)):
+            connection.sendall(drip[start : start + 1])
+            if self._closing.wait(0.05):
+                return
 
     def _compose(self, act: Act, request: Request) -> tuple[bytes, bytes]:
         content = self.content if act.content is None else act.content

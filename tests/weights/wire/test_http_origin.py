@@ -4,6 +4,7 @@ import base64
 import logging
 import ssl
 import threading
+import time
 
 import pytest
 import trustme
@@ -17,8 +18,9 @@ from thalamus_lite.errors import (
     WeightUnreachable,
 )
 from thalamus_lite.weights.addresses import Guard
+from thalamus_lite.weights.giving_up import until
 from thalamus_lite.weights.http_origin import HTTPOrigin
-from thalamus_lite.weights.origin import OriginOptions, origin_for
+from thalamus_lite.weights.origin import DownloadCancelled, OriginOptions, origin_for
 from thalamus_lite.weights.sources import HTTPWeight
 
 
@@ -32,7 +34,7 @@ def server(fault_server, make_content):
 def patient(monkeypatch):
     """Retries of a listing, without their pauses."""
     slept = []
-    monkeypatch.setattr("thalamus_lite.weights.retry.time.sleep", slept.append)
+    monkeypatch.setattr("thalamus_lite.weights.giving_up.time.sleep", slept.append)
     return slept
 
 
@@ -94,6 +96,68 @@ def test_server_without_head_is_asked_for_one_byte(server, http, act, status):
     (file,) = http.list(source(server.url + "/a.pt")).files
     assert (file.size, file.validator) == (10_000, '"v1"')
     assert server.gets()[0].headers["range"] == "bytes=0-0"
+
+
+@pytest.fixture
+def dripping(fault_server, act, monkeypatch):
+    """A server that sends heads and bodies byte by byte, and a client that waits 0.3 s for one."""
+    monkeypatch.setattr("thalamus_lite.weights.http_head.HEAD_S", 0.3)
+    drip = b"a" * 400
+    fault_server.heads = {
+        "head": act(raw=b"HTTP/1.1 200 OK\r\nX-A: ", drip=drip),
+        "interim": act(raw=b"", drip=b"HTTP/1.1 100 Continue\r\n\r\n" * 400),
+        "redirect": act(status=302, headers={"Location": "/x", "Content-Length": "400"}, drip=drip),
+        "missing": act(status=404, headers={"Content-Length": "400"}, drip=drip),
+    }
+    return fault_server
+
+
+@pytest.mark.parametrize("kind", ["head", "interim", "redirect", "missing"])
+def test_no_answer_is_waited_for_byte_by_byte(dripping, http, patient, act, kind):
+    dripping.head_script.append(act(status=405))
+    dripping.script.extend([dripping.heads[kind]] * 8)
+    began = time.monotonic()
+    with pytest.raises((WeightUnreachable, WeightNotFound)):
+        http.list(source(dripping.url + "/a.pt"))
+    # A drip alone would take 20 s.
+    assert time.monotonic() - began < 12
+
+
+@pytest.mark.parametrize("kind", ["head", "interim"])
+def test_whoever_gives_up_does_not_wait_for_a_head(dripping, http, monkeypatch, act, kind):
+    monkeypatch.setattr("thalamus_lite.weights.http_head.HEAD_S", 30.0)
+    dripping.head_script.append(dripping.heads[kind])
+    cancel = threading.Event()
+    timer = threading.Timer(0.2, cancel.set)
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(DownloadCancelled), until(cancel):
+        http.list(source(dripping.url + "/a.pt"))
+    assert time.monotonic() - began < 10
+    timer.join()
+
+
+def test_whoever_gives_up_does_not_wait_for_the_next_attempt(server, http, act):
+    server.head_script.extend([act(status=503, headers={"Retry-After": "15"})] * 4)
+    cancel = threading.Event()
+    timer = threading.Timer(0.2, cancel.set)
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(DownloadCancelled), until(cancel):
+        http.list(source(server.url + "/a.pt"))
+    assert time.monotonic() - began < 10
+    timer.join()
+
+
+@pytest.mark.parametrize("status", [100, 102, 103, 199])
+def test_interim_answers_are_passed_over(server, http, act, bench, status):
+    early = f"HTTP/1.1 {status} Early\r\nLink: </x>\r\n\r\n".encode()
+    server.head_script.append(act(before=early))
+    server.script.append(act(before=early * 3))
+    (file,) = http.list(source(server.url + "/a.pt")).files
+    assert file.size == 10_000
+    bench.run(http, file)
+    assert bench.bytes() == server.content
 
 
 def test_careless_length_in_a_head_is_not_believed(server, http, act):

@@ -65,7 +65,7 @@ def origin():
 @pytest.fixture
 def patient(monkeypatch):
     slept = []
-    monkeypatch.setattr("thalamus_lite.weights.retry.time.sleep", slept.append)
+    monkeypatch.setattr("thalamus_lite.weights.giving_up.time.sleep", slept.append)
     return slept
 
 
