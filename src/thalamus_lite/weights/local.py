@@ -22,7 +22,11 @@ def local_lease(source: FileWeight) -> LocalLease:
         WeightSourceInvalid: a sha256 was given for a folder.
     """
     path = Path(source.path).absolute()
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise WeightNotFound(f"{path} cannot be a path ({error.strerror})") from error
+    if not there:
         raise WeightNotFound(f"there is no file or folder {path}: check the path of FileWeight")
     if source.sha256 is not None:
         if path.is_dir():

@@ -668,6 +668,8 @@ def test_a_local_file_must_exist_and_match(make: Any, tmp_path: Path) -> None:
     cache = make()
     with pytest.raises(WeightNotFound):
         cache.acquire(FileWeight(tmp_path / "missing"))
+    with pytest.raises(WeightNotFound, match="too long"):
+        cache.acquire(FileWeight("a" * 300))
     (tmp_path / "m").write_bytes(b"abc")
     with pytest.raises(WeightCorrupt):
         cache.acquire(FileWeight(tmp_path / "m", sha256="0" * 64))
