@@ -14,6 +14,8 @@ from thalamus_lite.weights.ranges import parse_content_range, parse_length
 from thalamus_lite.weights.verify import is_verifiable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from urllib3 import BaseHTTPResponse
 
     from thalamus_lite.weights.http_client import Answer
@@ -43,7 +45,7 @@ def opened(answer: Answer, file: RemoteFile, where: str) -> HTTPBody:
     except BaseException:
         answer.close()
         raise
-    return HTTPBody(answer.response, where)
+    return HTTPBody(answer.response, where, answer.broken)
 
 
 def check_encoding(answer: Answer, where: str) -> None:
@@ -72,9 +74,12 @@ class HTTPBody:
     and a ``Content-Range``. ``start`` is -1 when a range does not say, or contradicts, which it is.
     """
 
-    def __init__(self, response: BaseHTTPResponse, where: str) -> None:
+    def __init__(
+        self, response: BaseHTTPResponse, where: str, broken: Callable[[], object] = bool
+    ) -> None:
         self._response = response
         self._where = where
+        self._broken = broken
         self._failure: Exception | None = None
         self.validator = strong_etag(response.headers.get("ETag"))
         length = parse_length(response.headers.get("Content-Length"))
@@ -130,4 +135,5 @@ class HTTPBody:
         try:
             return self._response.read1(n) or b""
         except HTTPError as error:
+            self._broken()
             raise translated(error, self._where) from None

@@ -9,13 +9,13 @@ from __future__ import annotations
 import http
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 import urllib3
 from urllib3 import exceptions
-from urllib3.util import make_headers
 
 from thalamus_lite.errors import (
     WeightAccessDenied,
@@ -27,12 +27,12 @@ from thalamus_lite.errors import (
 )
 from thalamus_lite.weights.addresses import Guard
 from thalamus_lite.weights.http_head import limit
-from thalamus_lite.weights.names import public_url
-from thalamus_lite.weights.pools import Pools
+from thalamus_lite.weights.names import as_browsers, public_url
+from thalamus_lite.weights.pools import Pools, basic_auth
 from thalamus_lite.weights.retry import Unanswered, parse_retry_after
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from thalamus_lite.weights.origin import OriginOptions
 
@@ -59,12 +59,20 @@ _REFUSALS: dict[int, tuple[type[WeightError], str]] = {
 }
 
 
+class Broken(Unanswered):
+    """The server closed the connection, where it should have answered."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A final answer; ``url`` is the one that gave it, after redirects."""
+    """A final answer; ``url`` is the one that gave it, after redirects.
+
+    ``broken`` is to be called when its body breaks off: another server may do better.
+    """
 
     response: urllib3.BaseHTTPResponse
     url: str
+    broken: Callable[[], object] = bool
 
     @property
     def status(self) -> int:
@@ -129,18 +137,21 @@ class HTTPClient:
         A large file is asked for in hundreds of ranges, and the host that redirects each of them
         counts requests.
         """
+        forget = partial(self._targets.pop, url, None)
         target, until = self._targets.get(url, ("", 0.0))
         if target and time.monotonic() < until:
             bare = {k: v for k, v in headers.items() if k.lower() != "authorization"}
-            answer = self.send("GET", target, bare)
-            if answer.status not in _TARGET_GONE:
-                return answer
-            answer.close()
-        self._targets.pop(url, None)
+            # A failure of the target is none of the URL's: it may lead to another by now.
+            with suppress(WeightUnreachable, WeightAccessDenied):
+                answer = self.send("GET", target, bare)
+                if not _has_failed(answer.status):
+                    return replace(answer, broken=forget)
+                answer.close()
+        forget()
         answer = self.send("GET", url, headers)
         if answer.status < 300 and _authority(answer.url) != _authority(url):
             self._targets[url] = (answer.url, time.monotonic() + _TARGET_TTL_S)
-        return answer
+        return replace(answer, broken=forget)
 
     def close(self) -> None:
         self._pools.close()
@@ -192,7 +203,7 @@ def translated(error: exceptions.HTTPError, where: str) -> WeightError:
         case exceptions.TimeoutError():
             return Unanswered(f"{where}: the server did not answer in time")
         case _:
-            return Unanswered(f"{where}: the connection broke")
+            return Broken(f"{where}: the connection broke")
 
 
 def strong_etag(value: str | None) -> str:
@@ -200,6 +211,10 @@ def strong_etag(value: str | None) -> str:
     value = (value or "").strip()
     strong = len(value) > 2 and value.startswith('"') and value.endswith('"')
     return value if strong else ""
+
+
+def _has_failed(status: int) -> bool:
+    return status in _TARGET_GONE or status in _RETRYABLE or status >= 500
 
 
 def _phrase(status: int) -> str:
@@ -224,7 +239,12 @@ def _with_login(url: str, headers: Mapping[str, str]) -> tuple[str, Mapping[str,
     bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
     if not parts.username:
         return bare, headers
-    return bare, {**headers, **make_headers(basic_auth=login)}
+    return bare, {**headers, "authorization": basic_auth(login)}
+
+
+def _utf8(header: str) -> str:
+    """A header's value that holds raw UTF-8: http.client reads all headers as latin-1."""
+    return header.encode("latin-1", "replace").decode("utf-8", "surrogateescape")
 
 
 def _redirected(url: str, location: str | None) -> str:
@@ -237,11 +257,12 @@ def _redirected(url: str, location: str | None) -> str:
     if not location:
         raise WeightUnreachable(f"{where} redirects to nowhere: the server is misconfigured")
     try:
-        parts = urlsplit(urljoin(url, location))
+        parts = urlsplit(urljoin(url, as_browsers(_utf8(location))))
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = usable and " " not in parts.netloc
     except ValueError:
         usable = False
-    if not usable or any(c <= " " or c == "\x7f" for c in location):
+    if not usable or any(c < " " or c == "\x7f" for c in location):
         raise WeightUnreachable(
             f"{where} redirects to something that is not an http:// or https:// URL: it is not"
             " followed"

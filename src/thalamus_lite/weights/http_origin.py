@@ -8,8 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from thalamus_lite.errors import WeightUnreachable
+from thalamus_lite.weights.answers import RangesRefused
 from thalamus_lite.weights.http_body import check_encoding, opened
-from thalamus_lite.weights.http_client import HTTPClient, refusal, strong_etag
+from thalamus_lite.weights.http_client import Broken, HTTPClient, refusal, strong_etag
 from thalamus_lite.weights.names import check_names, public_url, url_file_name, url_identity
 from thalamus_lite.weights.origin import RemoteFile, RemoteFiles
 from thalamus_lite.weights.patterns import select
@@ -29,7 +30,10 @@ _PLAIN = {"Accept-Encoding": "identity"}
 
 # HEAD is an optional courtesy: application servers leave it out, and a signature for GET is none
 # for HEAD. These statuses to a HEAD say nothing about the file.
-_HEAD_SAYS_NOTHING = frozenset({400, 403, 404, 405, 406, 500, 501})
+_HEAD_SAYS_NOTHING = frozenset({204, 400, 403, 404, 405, 406, 500, 501})
+
+# A server may ignore a range (RFC 9110 §14.2); some do not even do that.
+_RANGE_NOT_UNDERSTOOD = frozenset({400, 501})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,13 @@ class HTTPOrigin:
             if file.validator:
                 headers["If-Range"] = file.validator
         answer = self._client.get(file.locator, headers)
+        if wanted is not None and answer.status in _RANGE_NOT_UNDERSTOOD:
+            answer.close()
+            # An expired signature is answered 400 as well, and is no reason to start over.
+            answer = self._client.get(file.locator, _PLAIN)
+            if answer.status == 200:
+                answer.close()
+                raise RangesRefused
         return opened(answer, file, public_url(file.locator))
 
     def close(self) -> None:
@@ -110,7 +121,10 @@ class HTTPOrigin:
     def _describe(self, url: str, known: str = "") -> _Described | None:
         """What the server says of ``url``; None: it is still the one with the ETag ``known``."""
         extra = {"If-None-Match": known} if known else {}
-        answer = self._client.send("HEAD", url, {**_PLAIN, **extra})
+        try:
+            answer = self._client.send("HEAD", url, {**_PLAIN, **extra})
+        except Broken:
+            return self._describe_by_get(url)
         try:
             if answer.status == 304 and known:
                 return None
@@ -127,6 +141,9 @@ class HTTPOrigin:
 
     def _describe_by_get(self, url: str) -> _Described:
         answer = self._client.send("GET", url, {**_PLAIN, "Range": "bytes=0-0"})
+        if answer.status in _RANGE_NOT_UNDERSTOOD:
+            answer.close()
+            answer = self._client.send("GET", url, _PLAIN)
         try:
             if answer.status not in (200, 206, 416):
                 raise refusal(answer, public_url(url))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+import string
 import unicodedata
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from thalamus_lite.errors import UnsafeName
 
@@ -22,6 +23,8 @@ MAX_COMPONENT_BYTES = 255
 # PATH_MAX is 4096 with the cache's own folders in front.
 MAX_NAME_BYTES = 2048
 
+# All that `quote` would encode and a browser leaves as it is, the percent sign included.
+_ASCII = string.punctuation
 _DRIVE = re.compile(r"[A-Za-z]:")
 _V4 = "algorithm|credential|date|expires|signature|signedheaders|security-token|content-sha256"
 _SIGNINGS = tuple(
@@ -94,6 +97,13 @@ def public_url(url: str) -> str:
     """``url`` as it may be logged: no userinfo, no query, no fragment."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme.lower(), _public_netloc(url), parts.path or "/", "", ""))
+
+
+def as_browsers(url: str) -> str:
+    """``url`` with its spaces, and what is not ASCII after its host, percent-encoded."""
+    parts = urlsplit(url.strip(" "))
+    path, query = (quote(part, _ASCII, "utf-8", "surrogateescape") for part in parts[2:4])
+    return urlunsplit(parts._replace(path=path, query=query))
 
 
 def url_identity(url: str) -> str:

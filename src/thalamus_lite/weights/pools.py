@@ -5,15 +5,15 @@ No query is in a log, no address is dialled that was not checked, and no head ta
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
-from urllib3.util import make_headers
 
 from thalamus_lite.errors import WeightSourceInvalid
 from thalamus_lite.weights.forks import no_fork
@@ -87,6 +87,25 @@ class _SecureConnection(_Connection, HTTPSConnection):
     """The same over TLS."""
 
 
+def basic_auth(login: str) -> str:
+    """The header's value; in UTF-8 (RFC 7617 §2.1), since a password may hold any character."""
+    return "Basic " + base64.b64encode(login.encode("utf-8", "surrogateescape")).decode()
+
+
+def _proxy_parts(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        usable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or any(c <= " " for c in parts.netloc):
+        raise WeightSourceInvalid(
+            "the proxy of the environment is not a usable URL: check http_proxy, https_proxy and"
+            " all_proxy"
+        )
+    return parts
+
+
 class Pools:
     """The pool manager for a URL: direct, or through the proxy that the environment names.
 
@@ -118,8 +137,7 @@ class Pools:
             manager.clear()
 
     def _proxy(self, url: str) -> urllib3.PoolManager:
-        url = url if "://" in url else f"http://{url}"
-        parts = urlsplit(url)
+        parts = _proxy_parts(url)
         if parts.scheme not in ("http", "https"):
             raise WeightSourceInvalid(
                 f"the proxy of the environment is of kind {parts.scheme}, which is not supported:"
@@ -129,7 +147,7 @@ class Pools:
         if parts.username is not None:
             login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         bare = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        headers = make_headers(proxy_basic_auth=login) if login else None
+        headers = {"proxy-authorization": basic_auth(login)} if login else None
         return urllib3.ProxyManager(bare, proxy_headers=headers, **self._kwargs)
 
     @staticmethod

@@ -65,6 +65,7 @@ class FaultServer:
         self.paths: dict[str, Act] = {}
         self.requests: list[Request] = []
         self.sent = 0
+        self.ranges_answered = 0
         self.tls: Any = None
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -217,6 +218,8 @@ class FaultServer:
                 status, body = 206, content[start + act.shift : stop + act.shift]
                 shown = f"bytes {start + act.shift}-{stop + act.shift - 1}/{len(content)}"
                 headers["Content-Range"] = shown
+        if self.ranges_answered and "range" in request.headers:
+            status, body = self.ranges_answered, b""
         if act.body is not None:
             body = act.body
         if act.status is not None:

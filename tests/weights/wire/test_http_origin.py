@@ -160,6 +160,92 @@ def test_interim_answers_are_passed_over(server, http, act, bench, status):
     assert bench.bytes() == server.content
 
 
+@pytest.mark.parametrize("head", [{"status": 204}, {"raw": b""}])
+def test_head_that_says_nothing_is_asked_again_as_a_get(server, http, act, patient, head):
+    server.head_script.append(act(**head))
+    (file,) = http.list(source(server.url + "/a.pt")).files
+    assert (file.size, file.validator) == (10_000, '"v1"')
+    assert patient == []
+
+
+@pytest.mark.parametrize("status", [400, 501])
+def test_server_that_refuses_ranges_is_asked_for_the_whole(
+    server, http, act, make_content, bench, status
+):
+    server.content = make_content(100_000)
+    server.ranges_answered = status
+    server.head_script.append(act(status=405))
+    (file,) = http.list(source(server.url + "/a.pt")).files
+    assert file.size == 100_000
+    bench.run(http, file)
+    assert bench.bytes() == server.content
+
+
+def test_signature_that_expires_is_not_taken_for_refused_ranges(server, http, act, bench):
+    (file,) = http.list(source(server.url + "/a.pt")).files
+    server.paths["/a.pt"] = act(status=400)
+    part = bench.part(file, extents=((0, 5_000),))
+    bench.path.write_bytes(server.content[:5_000])
+    with pytest.raises(WeightSourceInvalid, match="400"):
+        bench.run(http, file, part)
+    assert () not in bench.saved
+
+
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        ("/mod\xc3\xa8le.pt", "/mod%C3%A8le.pt"),
+        ("/a b.pt?c=d e", "/a%20b.pt"),
+        (" /a%20b.pt", "/a%20b.pt"),
+        ("/\xff.pt", "/%FF.pt"),
+    ],
+)
+def test_redirects_are_read_as_browsers_read_them(server, http, act, location, path):
+    server.paths["/from.pt"] = act(status=302, headers={"Location": location})
+    (file,) = http.list(source(server.url + "/from.pt")).files
+    assert file.size == 10_000
+    assert server.requests[-1].path == path
+
+
+@pytest.mark.parametrize("breaks", [{"status": 503}, {"raw": b""}, {"cut": 2_000}])
+def test_target_that_fails_is_left_for_another(
+    server, steady_fault_server, http, act, make_content, bench, breaks
+):
+    server.content = content = make_content(50_000)
+    mirror = steady_fault_server
+    mirror.reset()
+    mirror.content = content
+    there = {"Location": mirror.url.replace("127.0.0.1", "localhost") + "/m.pt"}
+    server.head_script.append(act())
+    server.script.append(act(status=302, headers=there))
+    (file,) = http.list(source(server.url + "/a.pt")).files
+    mirror.script.extend([act(cut=10_000), *[act(**breaks)] * 20])
+    bench.run(http, file)
+    assert bench.bytes() == content
+    assert len(mirror.gets()) <= 2
+
+
+def test_login_may_hold_any_character(server, http):
+    url = server.url.replace("http://", "http://user:p%E2%82%ACss@")
+    http.list(source(url + "/a.pt"))
+    expected = base64.b64encode("user:p€ss".encode()).decode()
+    assert server.requests[0].headers["authorization"] == f"Basic {expected}"
+
+
+@pytest.mark.parametrize("proxy", ["http://", "http://[::1", "http://h:port", "http://h:0", "a b"])
+def test_proxy_that_is_no_url_is_named_as_such(server, http, monkeypatch, proxy):
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(WeightSourceInvalid, match="http_proxy"):
+        http.list(source(server.url + "/a.pt"))
+
+
+def test_login_of_a_proxy_may_hold_any_character(server, http, monkeypatch):
+    monkeypatch.setenv("http_proxy", server.url.replace("http://", "http://user:p%E2%82%ACss@"))
+    http.list(source("http://weights.example/a.pt"))
+    expected = base64.b64encode("user:p€ss".encode()).decode()
+    assert server.requests[0].headers["proxy-authorization"] == f"Basic {expected}"
+
+
 def test_careless_length_in_a_head_is_not_believed(server, http, act):
     server.head_script.append(act(headers={"Content-Length": "0"}))
     assert http.list(source(server.url + "/a.pt")).files[0].size == 10_000
@@ -376,12 +462,14 @@ def test_login_in_a_redirect_is_not_used(server, http, act):
     assert "authorization" not in server.requests[-1].headers
 
 
-def test_remembered_redirect_carries_no_login(server, act, fetch, bench):
+def test_remembered_redirect_carries_no_login(server, act, http):
     other = server.url.replace("127.0.0.1", "localhost")
     server.paths["/x"] = redirect(act, other + "/a.pt?sig=1")
-    server.script.append(act(cut=4_000))
-    fetch(with_login(server.url) + "/x")
-    assert bench.bytes() == server.content
+    (file,) = http.list(source(with_login(server.url) + "/x")).files
+    for start in (0, 10):
+        body = http.open(file, start, start + 10)
+        assert body.read(20) == server.content[start : start + 10]
+        body.close()
     gets = [(request.path, "authorization" in request.headers) for request in server.gets()]
     assert gets == [("/x", True), ("/a.pt", False), ("/a.pt", False)]
 
