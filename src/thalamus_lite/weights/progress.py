@@ -82,12 +82,18 @@ class DownloadProgress:
             elapsed = max(self._clock() - self._started, 1e-9)
             if self.received_bytes:
                 _log.info(
-                    "downloaded %s: %s in %.1f s, %s/s",
+                    "%s %s: %s in %.1f s, %s/s",
+                    self._outcome(),
                     self.name,
                     human_bytes(self.received_bytes),
                     elapsed,
                     human_bytes(self.received_bytes / elapsed),
                 )
+
+    def _outcome(self) -> str:
+        if self.total_bytes is None:
+            return "received"
+        return "downloaded" if self.done_bytes >= self.total_bytes else "stopped downloading"
 
     def _show(self) -> None:
         if self._closed:

@@ -73,6 +73,7 @@ def test_unknown_total_is_left_out(progress, ticks, caplog):
 
 
 def test_the_end_is_logged_once(progress, ticks, caplog):
+    progress.resumed(7_000_000)
     progress.received(3_000_000)
     ticks.now = 2.0
     progress.close()
@@ -81,6 +82,21 @@ def test_the_end_is_logged_once(progress, ticks, caplog):
     progress.received(1)
     lines = [record.getMessage() for record in caplog.records]
     assert lines == ["downloaded bert: 3.0 MB in 2.0 s, 1.5 MB/s"]
+
+
+def test_an_end_before_the_end_is_not_called_a_download(progress, ticks, caplog):
+    progress.received(3_000_000)
+    ticks.now = 2.0
+    progress.close()
+    assert caplog.messages == ["stopped downloading bert: 3.0 MB in 2.0 s, 1.5 MB/s"]
+
+
+def test_an_end_of_who_knows_how_much_is_called_neither(progress, ticks, caplog):
+    progress.total_bytes = None
+    progress.received(3_000_000)
+    ticks.now = 2.0
+    progress.close()
+    assert caplog.messages == ["received bert: 3.0 MB in 2.0 s, 1.5 MB/s"]
 
 
 def test_a_download_of_nothing_is_not_logged(progress, caplog):
