@@ -33,13 +33,17 @@ class UploadOptions:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
 
 
+class LocalFileMissing(WeightSourceInvalid, FileNotFoundError):
+    """There is nothing to upload."""
+
+
 def upload(
     client: Any, local: Path, bucket: str, key: str, options: UploadOptions | None = None
 ) -> None:
     """Put a local file there, with a checksum that S3 verifies and keeps.
 
     Raises:
-        WeightSourceInvalid: the file cannot be read.
+        WeightSourceInvalid: the file cannot be read; `LocalFileMissing` if it does not exist.
         WeightError: S3 refuses it, or stays unreachable. No parts are left behind.
     """
     options = options or UploadOptions()
@@ -51,6 +55,8 @@ def upload(
                 job.in_parts(file.fileno(), size)
             else:
                 job.at_once(file.fileno(), size)
+    except FileNotFoundError as error:
+        raise LocalFileMissing(f"there is no file {local} to upload: check its path") from error
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else type(error).__name__
         raise WeightSourceInvalid(f"{local} cannot be read: {reason}") from error

@@ -587,7 +587,7 @@ def test_upload_is_tried_again_from_its_start(moto_client, tmp_path, monkeypatch
 
 
 def test_file_that_cannot_be_read_is_told(moto_client, tmp_path, monkeypatch):
-    with pytest.raises(WeightSourceInvalid, match="No such file"):
+    with pytest.raises(FileNotFoundError, match="there is no file"):
         upload(moto_client, tmp_path / "none", "plain", "m")
     local = tmp_path / "m"
     local.write_bytes(b"weights")
