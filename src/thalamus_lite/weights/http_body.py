@@ -14,7 +14,7 @@ from thalamus_lite.weights.ranges import parse_content_range, parse_length
 from thalamus_lite.weights.verify import is_verifiable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from urllib3 import BaseHTTPResponse
 
@@ -45,7 +45,8 @@ def opened(answer: Answer, file: RemoteFile, where: str) -> HTTPBody:
     except BaseException:
         answer.close()
         raise
-    return HTTPBody(answer.response, where, answer.broken)
+    response = answer.response
+    return HTTPBody(response, where, response.status, response.headers, answer.broken)
 
 
 def check_encoding(answer: Answer, where: str) -> None:
@@ -75,16 +76,21 @@ class HTTPBody:
     """
 
     def __init__(
-        self, response: BaseHTTPResponse, where: str, broken: Callable[[], object] = bool
+        self,
+        response: BaseHTTPResponse,
+        where: str,
+        status: int,
+        headers: Mapping[str, str],
+        broken: Callable[[], object] = bool,
     ) -> None:
         self._response = response
         self._where = where
         self._broken = broken
         self._failure: Exception | None = None
-        self.validator = strong_etag(response.headers.get("ETag"))
-        length = parse_length(response.headers.get("Content-Length"))
-        claimed = response.headers.get("Content-Range")
-        self.status = 206 if claimed is not None else response.status
+        self.validator = strong_etag(headers.get("ETag"))
+        length = parse_length(headers.get("Content-Length"))
+        claimed = headers.get("Content-Range")
+        self.status = 206 if claimed is not None else status
         self.start = 0
         self.total = length if self.status == 200 else None
         if self.status == 206:
@@ -123,8 +129,9 @@ class HTTPBody:
 
     def abort(self) -> None:
         """End a read in progress in another thread."""
-        # A connection that is closed, or returned to its pool, has no read in progress.
-        with suppress(OSError, ValueError, RuntimeError):
+        # A connection that is closed, or returned to its pool, has no read in progress; nor has a
+        # stand-in of moto's, which has no connection.
+        with suppress(OSError, ValueError, RuntimeError, AttributeError):
             self._response.shutdown()
 
     def close(self) -> None:

@@ -10,6 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from urllib3 import HTTPHeaderDict
+
 from thalamus_lite.errors import WeightNotFound
 from thalamus_lite.settings import env
 from thalamus_lite.weights.addresses import Guard
@@ -76,7 +78,10 @@ class S3Origin:
         answer = ask(self._client(region, endpoint).get_object, where, **_given(kwargs))
         # Below botocore's stream lies urllib3's, whose reads return what there is and can be ended
         # from another thread.
-        return HTTPBody(answer["Body"]._raw_stream, where)
+        told = answer["ResponseMetadata"]
+        # Not the stream's own headers: where moto takes botocore's place, it has none.
+        headers = HTTPHeaderDict(told["HTTPHeaders"])
+        return HTTPBody(answer["Body"]._raw_stream, where, told["HTTPStatusCode"], headers)
 
     def digests(self, file: RemoteFile) -> Mapping[str, str]:
         """What S3 knows of the object's bytes. A listing does not tell, so this is a HEAD."""
