@@ -11,7 +11,7 @@ from thalamus_lite.errors import WeightUnreachable
 from thalamus_lite.weights.answers import RangesRefused
 from thalamus_lite.weights.http_body import check_encoding, opened
 from thalamus_lite.weights.http_client import Broken, HTTPClient, refusal, strong_etag
-from thalamus_lite.weights.names import check_names, public_url, url_file_name, url_identity
+from thalamus_lite.weights.names import check_names, public_url, url_identity
 from thalamus_lite.weights.origin import RemoteFile, RemoteFiles
 from thalamus_lite.weights.patterns import select
 from thalamus_lite.weights.ranges import parse_content_range, parse_length, range_header
@@ -98,13 +98,13 @@ class HTTPOrigin:
 
     def _wanted(self, source: HTTPWeight) -> Sequence[str]:
         """The source's URLs, those that patterns leave out not even asked for."""
-        return select(source.urls, source.allow_patterns, url_file_name, "the URLs")
+        return select(source.urls, source.allow_patterns, source.file_name, "the URLs")
 
     def _files(
         self, source: HTTPWeight, urls: Sequence[str], described: Sequence[_Described]
     ) -> RemoteFiles:
-        names = [url_file_name(url) for url in urls]
-        check_names(names)
+        names = [source.file_name(url) for url in urls]
+        check_names(names, "give each of the URLs a weight of its own")
         files = tuple(
             RemoteFile(name, url, one.size, one.etag, {})
             for name, url, one in zip(names, urls, described, strict=True)

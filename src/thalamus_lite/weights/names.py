@@ -25,6 +25,7 @@ MAX_NAME_BYTES = 2048
 
 # All that `quote` would encode and a browser leaves as it is, the percent sign included.
 _ASCII = string.punctuation
+_LEAVE_OUT = "leave one of them out with allow_patterns"
 _DRIVE = re.compile(r"[A-Za-z]:")
 _V4 = "algorithm|credential|date|expires|signature|signedheaders|security-token|content-sha256"
 _SIGNINGS = tuple(
@@ -64,7 +65,7 @@ def check_relpath(name: str) -> str:
     return name
 
 
-def check_names(names: Iterable[str]) -> None:
+def check_names(names: Iterable[str], cure: str = _LEAVE_OUT) -> None:
     """Refuse an entry of which two names would fall on each other.
 
     Upper and lower case, and the two Unicode spellings of an accent, count as the same name on
@@ -78,8 +79,7 @@ def check_names(names: Iterable[str]) -> None:
         folded = _folded(check_relpath(name))
         if folded in files:
             raise UnsafeName(
-                f"the file names {_shown(files[folded])} and {_shown(name)} collide: leave one of"
-                " them out with allow_patterns"
+                f"the file names {_shown(files[folded])} and {_shown(name)} collide: {cure}"
             )
         files[folded] = name
     for folded, name in files.items():
@@ -89,7 +89,7 @@ def check_names(names: Iterable[str]) -> None:
             if parent in files:
                 raise UnsafeName(
                     f"{_shown(files[parent])} is a file, and {_shown(name)} needs a folder of that"
-                    " name: leave one of them out with allow_patterns"
+                    f" name: {cure}"
                 )
 
 
@@ -131,10 +131,15 @@ def url_identity(url: str) -> str:
 def url_file_name(url: str) -> str:
     """The last component of the URL's path, percent-decoded and checked.
 
+    ``https://host/get/?id=3`` names no file, and gets the name that browsers give it, ``download``.
+
     Raises:
-        UnsafeName: there is none, or it is not safe.
+        UnsafeName: it is not safe.
     """
-    name = unquote(urlsplit(url).path.rpartition("/")[2], errors="surrogateescape")
+    path = urlsplit(url).path
+    if not path or path.endswith("/"):
+        return "download"
+    name = unquote(path.rpartition("/")[2], errors="surrogateescape")
     if "/" in name:
         raise UnsafeName(f"the file name {_shown(name)} holds a slash: give the file another URL")
     return check_relpath(name)

@@ -7,10 +7,17 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
 
 from thalamus_lite.errors import UnsafeName
-from thalamus_lite.weights.names import check_relpath, public_url
+from thalamus_lite.weights.names import check_relpath, public_url, url_file_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -198,6 +205,17 @@ class HTTPWeight(_RemoteSource):
 
     type: Literal["http"] = "http"
     urls: Urls
+    _filename: str | None = PrivateAttr(default=None)
+
+    def named(self, filename: str | None) -> HTTPWeight:
+        """The same, its one file under another name."""
+        named = self.model_copy()
+        named._filename = filename
+        return named
+
+    def file_name(self, url: str) -> str:
+        """What the URL's file is called: as `named` said, else as its own last component does."""
+        return url_file_name(url) if self._filename is None else self._filename
 
     @property
     def is_directory(self) -> bool:
@@ -214,9 +232,10 @@ class HTTPWeight(_RemoteSource):
     def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("'urls' must not be empty")
-        if len(set(value)) < len(value):
+        urls = tuple(_with_spaces(_http_url(url.strip(" "), "urls")) for url in value)
+        if len(set(urls)) < len(urls):
             raise ValueError("'urls' must not name one URL twice")
-        return tuple(_http_url(url, "urls") for url in value)
+        return urls
 
     def __repr_args__(self) -> Any:
         return _shown_args(
@@ -268,12 +287,16 @@ def _http_url(url: str, field: str) -> str:
         parts = urlsplit(url)
         usable = parts.scheme.lower() in ("http", "https") and bool(parts.hostname)
         # Reading the port is what makes urlsplit look at it.
-        usable = usable and parts.port != 0
+        usable = usable and parts.port != 0 and " " not in parts.netloc
     except ValueError:
         usable = False
-    if not usable or _has_control(url) or " " in url:
-        raise ValueError(f"{field} must be http:// or https:// URLs with a host, without spaces")
+    if not usable or _has_control(url):
+        raise ValueError(f"{field} must be http:// or https:// URLs with a host")
     return url
+
+
+def _with_spaces(url: str) -> str:
+    return url.replace(" ", "%20")
 
 
 def _has_control(value: str) -> bool:

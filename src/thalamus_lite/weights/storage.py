@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from thalamus_lite.errors import UnsafeName, WeightChanged, WeightOffline
+from thalamus_lite.errors import UnsafeName, WeightChanged, WeightOffline, WeightSourceInvalid
 from thalamus_lite.schemas.storage import S3Ref
 from thalamus_lite.settings import Settings
 from thalamus_lite.weights.asking import Asked
@@ -61,11 +61,11 @@ def fetch(
 
     Raises:
         WeightError: it cannot be had; the sentence says what to do.
-        ValueError: not a source that could be fetched.
+        WeightSourceInvalid: not a source that could be fetched; a ValueError as well.
     """
     if filename is not None and "/" in check_relpath(filename):
         raise UnsafeName(f"filename must be a bare name, without folders: {filename!r}")
-    asked = Asked(_source(source), filename, timeout)
+    asked = Asked(_source(source, filename), filename, timeout)
     if not cache:
         return _fetch_anew(asked)
     lease = get_cache().ask(asked)
@@ -80,7 +80,8 @@ def upload_s3(local: Path | str, dest: str | S3Ref) -> S3Ref:
     """Upload a file to ``s3://bucket/key``; above 5 GB in several parts.
 
     Raises:
-        WeightError: S3 refuses it or stays unreachable, or the local file cannot be read.
+        WeightError: S3 refuses it or stays unreachable, or the local file cannot be read. If that
+            does not exist, the error is a FileNotFoundError as well.
     """
     # A child that is born in the middle of an import could never import the same again.
     with no_fork():
@@ -108,11 +109,28 @@ def _ref(ref: str | S3Ref) -> S3Ref:
     return S3Ref.from_uri(ref) if isinstance(ref, str) else ref
 
 
-def _source(source: str | S3Ref) -> S3Weight | HTTPWeight:
-    if isinstance(source, str) and not source.startswith("s3://"):
-        return HTTPWeight(urls=(source,))
-    ref = _ref(source)
-    return S3Weight(bucket=ref.bucket, key=ref.key, region=ref.region)
+def _source(source: str | S3Ref, filename: str | None) -> S3Weight | HTTPWeight:
+    try:
+        if isinstance(source, str) and not source.startswith("s3://"):
+            return HTTPWeight(urls=(source,)).named(filename)
+        if isinstance(source, str | S3Ref):
+            ref = _ref(source)
+            return S3Weight(bucket=ref.bucket, key=ref.key, region=ref.region)
+    except ValueError:
+        # The texts of pydantic speak of the weights that users of `fetch` never wrote.
+        pass
+    raise WeightSourceInvalid(
+        f"fetch takes s3://bucket/key, an http:// or https:// URL or an S3Ref, and {_shown(source)}"
+        " is none of these"
+    )
+
+
+def _shown(source: object) -> str:
+    if not isinstance(source, str):
+        return f"a {type(source).__name__}"
+    scheme, mark, _ = source.partition("://")
+    # What follows may hold a login.
+    return ascii(scheme[:20] + "://...") if mark else ascii(source[:80])
 
 
 def _fetch_anew(asked: Asked) -> Path:

@@ -166,8 +166,9 @@ def test_no_value_of_a_query_can_be_read_in_an_identity(secret: str) -> None:
 
 def test_the_file_name_of_a_url_is_decoded_and_checked() -> None:
     assert url_file_name("https://h/a/my%20model.pt?x=/../y") == "my model.pt"
+    for nameless in ("https://h", "https://h/", "https://h/download/?id=3"):
+        assert url_file_name(nameless) == "download"
     for hostile in (
-        "https://h/",
         "https://h/%2e%2e",
         "https://h/a%2Fb",
         "https://h/a%00",

@@ -38,7 +38,8 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     (HTTPWeight, {"urls": ["https:///x"]}, "http://"),
     (HTTPWeight, {"urls": ["https://h:0/x"]}, "http://"),
     (HTTPWeight, {"urls": ["https://h:99999/x"]}, "http://"),
-    (HTTPWeight, {"urls": ["https://h/a b"]}, "http://"),
+    (HTTPWeight, {"urls": ["https://h b/a"]}, "http://"),
+    (HTTPWeight, {"urls": ["https://h/a b", "https://h/a%20b"]}, "twice"),
     (HTTPWeight, {"urls": ["https://[::1/x"]}, "http://"),
     (HTTPWeight, {"urls": ["https://h/x", "https://h/x"]}, "twice"),
     (HTTPWeight, {"urls": ["https://h/x"], "sha256": "abc"}, "64 hexadecimal"),
@@ -72,6 +73,10 @@ def test_sources_have_the_attributes_of_thalamus_serve() -> None:
     one, two = HTTPWeight(urls=["https://h/x"]), HTTPWeight(urls=["https://h/x", "https://h/y"])
     assert (one.type, one.is_directory, two.is_directory) == ("http", False, True)
     assert one.urls == ("https://h/x",)
+
+
+def test_spaces_of_a_url_are_encoded() -> None:
+    assert HTTPWeight(urls=[" https://h/a b?c=d e "]).urls == ("https://h/a%20b?c=d%20e",)
 
 
 def test_sources_are_values() -> None:

@@ -71,11 +71,11 @@ def test_directory_of_urls_without_versions_has_none(server, http):
 
 
 def test_same_names_collide(server, http):
-    with pytest.raises(UnsafeName, match="collide"):
+    with pytest.raises(UnsafeName, match="collide: give each of the URLs a weight of its own"):
         http.list(source(server.url + "/a/model.pt", server.url + "/b/MODEL.pt"))
 
 
-@pytest.mark.parametrize("path", ["/..%2f..%2fetc", "/%2e%2e", "/a%00b", "/a%5cb", "/", "/x/"])
+@pytest.mark.parametrize("path", ["/..%2f..%2fetc", "/%2e%2e", "/a%00b", "/a%5cb"])
 def test_hostile_names_are_refused(server, http, path):
     with pytest.raises(UnsafeName):
         http.list(source(server.url + path))

@@ -11,8 +11,10 @@ from thalamus_lite.errors import (
     WeightChanged,
     WeightNotFound,
     WeightOffline,
+    WeightSourceInvalid,
 )
 from thalamus_lite.weights import storage
+from thalamus_lite.weights.sources import S3Weight
 
 pytestmark = pytest.mark.usefixtures("s3_login")
 
@@ -116,11 +118,21 @@ def test_offline_opens_no_socket(fault_server, monkeypatch, cache):
 
 
 @pytest.mark.parametrize(
-    "source", ["", "nowhere", "s3://", "s3://bucket", "ftp://x/y", "file:///x"]
+    ("source", "shown"),
+    [
+        *(("", "''"), ("nowhere", "'nowhere'"), ("/local/x", "'/local/x'"), ("http:/x", "http:/x")),
+        *(("s3://", "s3"), ("s3://bucket", "s3"), ("ftp://u:canary@x/y", "ftp"), ("http://", "")),
+        *((None, "a NoneType"), (3, "an? int"), (b"https://h/x", "a bytes")),
+    ],
 )
-def test_source_of_no_kind_is_a_value_error(source):
-    with pytest.raises(ValueError, match=r".+"):
+def test_source_of_no_kind_is_answered_with_what_is_one(source, shown):
+    with pytest.raises(
+        ValueError, match=f"fetch takes .* and .*{shown}.* is none of these"
+    ) as told:
         fetch(source)
+    assert isinstance(told.value, WeightSourceInvalid)
+    assert "canary" not in str(told.value)
+    assert "\n" not in str(told.value)
 
 
 def test_upload_exists_and_fetch_again(s3, tmp_path):
@@ -134,6 +146,48 @@ def test_upload_exists_and_fetch_again(s3, tmp_path):
         path = fetch("s3://files/deep/model.bin", cache=cache)
         assert (path.name, path.read_bytes()) == ("model.bin", b"weights")
     assert fetch(ref).read_bytes() == b"weights"
+
+
+def test_moto_in_the_process_serves_as_s3_does(monkeypatch, make_content, tmp_path):
+    from moto import mock_aws
+
+    from thalamus_lite.weights.s3_client import client_for, forget_clients
+
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    content = make_content(300_000)
+    with mock_aws():
+        client_for(None, None).create_bucket(Bucket="files")
+        (tmp_path / "m").write_bytes(content)
+        upload_s3(tmp_path / "m", "s3://files/deep/model.bin")
+        for cache in (True, False):
+            assert fetch("s3://files/deep/model.bin", cache=cache).read_bytes() == content
+        with get_cache().acquire(S3Weight(bucket="files", prefix="deep")) as lease:
+            assert (lease.path / "model.bin").read_bytes() == content
+    forget_clients()
+
+
+def test_upload_of_a_file_that_is_not_there_is_a_file_not_found_too(s3, tmp_path):
+    with pytest.raises(WeightSourceInvalid, match="there is no file") as caught:
+        upload_s3(tmp_path / "missing", "s3://files/x")
+    assert isinstance(caught.value, FileNotFoundError)
+    assert str(tmp_path / "missing") in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["", "/", "/download/?id=3", "/%2e%2e", "/a%2fb"])
+def test_filename_takes_the_place_of_a_name_that_is_none(fault_server, path):
+    for cache in (True, False):
+        found = fetch(fault_server.url + path, filename="w.bin", cache=cache)
+        assert (found.name, found.read_bytes()) == ("w.bin", fault_server.content)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_url_without_a_file_name_is_a_download(fault_server, cache):
+    assert fetch(fault_server.url + "/files/?id=3", cache=cache).name == "download"
+
+
+def test_spaces_in_a_url_are_encoded_as_browsers_do(fault_server):
+    assert fetch(fault_server.url + "/my model.pt").name == "my model.pt"
+    assert fault_server.requests[0].path == "/my%20model.pt"
 
 
 def test_bucket_that_is_not_there_is_no_false(s3, tmp_path):
