@@ -30,6 +30,7 @@ from thalamus_lite.weights.manifest import ManifestFile
 from thalamus_lite.weights.partials import Parts
 from thalamus_lite.weights.publish import BlobsMissing, Finished, publish
 from thalamus_lite.weights.records import Claim, Unfinished
+from thalamus_lite.weights.shelf import Shelf
 from thalamus_lite.weights.statements import length
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class _Maker:
         self._means = means
         self._hold = hold
         self._parts = Parts(store, hold, order.ident)
+        self._shelf = Shelf(store.layout, means.cancel)
         self._entry_id = ""
         self._lock = threading.Lock()
         self._needs = {n: file.size or 0 for n, file in enumerate(order.remote.files)}
@@ -137,7 +139,7 @@ class _Maker:
         for _ in range(_BUILDS):
             self._download_missing()
             try:
-                return publish(self._store, self._finished())
+                return publish(self._store, self._finished(), self._shelf)
             except BlobsMissing as missing:
                 for n, file in enumerate(self._order.remote.files):
                     if file.relpath in missing.relpaths:
@@ -147,16 +149,16 @@ class _Maker:
 
     def _find_shared(self) -> None:
         """Files whose bytes are here: staged before a crash, or part of another entry."""
-        index, layout = self._store.index, self._store.layout
+        index = self._store.index
         staged = index.staged(self._order.ident)
         files = self._order.remote.files
         blobs = index.sized_blobs({f.digests["sha256"] for f in files if "sha256" in f.digests})
         for n, file in enumerate(files):
             claimed = file.digests.get("sha256", "")
             sha256, size = staged.get(file.relpath) or (claimed, blobs.get(claimed, -1))
-            with contextlib.suppress(FileNotFoundError), disk_errors():
-                if size >= 0 and layout.blob(sha256).stat().st_size == size:
-                    self._here[n] = ManifestFile(file.relpath, sha256, size)
+            found = ManifestFile(file.relpath, sha256, size)
+            if size >= 0 and self._shelf.has(found):
+                self._here[n] = found
 
     def _claim(self) -> Claim:
         remote = self._order.remote

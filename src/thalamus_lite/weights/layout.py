@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # Too many links to one file, links not permitted, links unknown, another file system.
-_NO_LINK = (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV, errno.ENOSYS)
+NO_LINK = (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV, errno.ENOSYS)
 
 
 @contextmanager
@@ -125,6 +125,11 @@ class Layout:
         if target is not None:
             remove(target)
 
+    def make(self, folder: Path) -> None:
+        """A folder inside one of the four, if it is missing."""
+        with disk_errors(), contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+
     def unlink_blob(self, sha256: str) -> None:
         with disk_errors(), contextlib.suppress(FileNotFoundError):
             self.blob(sha256).unlink()
@@ -149,7 +154,7 @@ def link_or_copy(source: Path, target: Path, fsync: Callable[[int], None]) -> No
         try:
             os.link(source, target)
         except OSError as error:
-            if error.errno not in _NO_LINK:
+            if error.errno not in NO_LINK:
                 raise
             shutil.copyfile(source, target)
             seal(target, fsync)

@@ -114,12 +114,11 @@ def _problem(store: Store, entry_id: str, digests: dict[tuple[int, int], str]) -
             return "its manifest or a file is missing or cut short"
         files = store.layout.path(entry_id, None)
         for file in manifest.files:
-            for path in (store.layout.blob(file.sha256), files / file.relpath):
-                if _digest(path, digests) not in (file.sha256, ""):
-                    # Nobody may share it any more, lease or not.
-                    store.layout.unlink_blob(file.sha256)
-                    if path.is_relative_to(files):
-                        return f"{file.relpath} was changed"
+            if _digest(store.layout.blob(file.sha256), digests) not in (file.sha256, ""):
+                # Nobody may share it any more, lease or not.
+                store.layout.unlink_blob(file.sha256)
+            if _digest(files / file.relpath, digests) not in (file.sha256, ""):
+                return f"{file.relpath} was changed"
         return ""
     finally:
         store.leases.done_with(fd)

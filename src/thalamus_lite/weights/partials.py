@@ -43,6 +43,11 @@ class Parts:
             for path in self._hold.folder.iterdir():
                 if path not in known:
                     remove(path)
+            for path in known:
+                # With a second name it is a blob by now: others read it, so nobody goes on with it.
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_nlink > 1:
+                        remove(path)
 
     def open(self, n: int, file: RemoteFile, grown: Callable[[int], None]) -> PartFile:
         """The part of file ``n``: an earlier one if it can be gone on with, else a new one.

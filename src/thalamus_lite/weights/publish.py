@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from thalamus_lite.weights.manifest import ManifestFile
     from thalamus_lite.weights.records import Claim
+    from thalamus_lite.weights.shelf import Shelf
     from thalamus_lite.weights.store import Store
 
 
@@ -47,7 +48,7 @@ class Finished:
     checked_at: float | None
 
 
-def publish(store: Store, done: Finished) -> EntryLease:
+def publish(store: Store, done: Finished, shelf: Shelf) -> EntryLease:
     """Make the entry READY, and take the first lease on it before anybody could evict it.
 
     Raises:
@@ -71,7 +72,7 @@ def publish(store: Store, done: Finished) -> EntryLease:
     )
     aside = _build(store, done, manifest)
     reached("entry_built")
-    _shelve(store, done)
+    _shelve(store, done, aside, shelf)
     reached("shelved")
     fd = _put_in_place(store, aside, manifest)
     lease = EntryLease(store.layout.path(entry_id, manifest.relpath), entry_id, fd, store.leases)
@@ -90,17 +91,15 @@ def publish(store: Store, done: Finished) -> EntryLease:
 
 
 def _build(store: Store, done: Finished, manifest: Manifest) -> Path:
-    """The entry's folder beside its place, on the disk for good."""
+    """The entry's folder beside its place."""
     aside = done.folder / f"entry.{secrets.token_hex(8)}"
     files = aside / "files"
     missing = set()
     with disk_errors():
         files.mkdir(mode=0o700, parents=True)
-        folders = {aside, files}
         for file in done.files:
             target = files / file.relpath
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folders.update(p for p in target.parents if p.is_relative_to(files))
             source = done.parts.get(file.relpath) or store.layout.blob(file.sha256)
             try:
                 # From the part, not from its blob: a blob may be evicted until this entry is READY.
@@ -111,26 +110,25 @@ def _build(store: Store, done: Finished, manifest: Manifest) -> Path:
             raise BlobsMissing(missing)
         (aside / "manifest.json").write_bytes(manifest.to_json())
         seal(aside / "manifest.json", store.system.fsync)
-        for folder in folders:
-            sync_folder(folder, store.system.fsync)
     return aside
 
 
-def _shelve(store: Store, done: Finished) -> None:
-    """Rename the parts to blobs."""
-    shelves = set()
+def _shelve(store: Store, done: Finished, aside: Path, shelf: Shelf) -> None:
+    """Make blobs of the parts, or give them up for those that are there; all names to the disk."""
+    files = aside / "files"
+    folders = {aside}
     with disk_errors():
         for file in done.files:
+            target = files / file.relpath
+            folders.update(p for p in target.parents if p.is_relative_to(files))
             part = done.parts.get(file.relpath)
             if part is None:
                 continue
-            blob = store.layout.blob(file.sha256)
-            blob.parent.mkdir(mode=0o700, exist_ok=True)
-            os.replace(part, blob)
+            shelf.take(part, file, target)
             store.system.reached("blob_in_place")
-            shelves.add(blob.parent)
-        for shelf in shelves:
-            sync_folder(shelf, store.system.fsync)
+            folders.add(store.layout.blob(file.sha256).parent)
+        for folder in folders:
+            sync_folder(folder, store.system.fsync)
 
 
 def _put_in_place(store: Store, aside: Path, manifest: Manifest) -> int:

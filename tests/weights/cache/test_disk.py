@@ -13,7 +13,7 @@ import pytest
 from tests_weights_cache_fakes import Disk, Engine, Folder, Steps, audit, disk_full, http
 
 from thalamus_lite.errors import CacheUnusable, DiskFull
-from thalamus_lite.weights import layout, publish
+from thalamus_lite.weights import layout
 
 
 def test_free_space_is_kept(make: Any, origin: Folder) -> None:
@@ -90,7 +90,7 @@ def test_a_disk_that_fills_up_at_any_step_loses_nothing_that_is_cached(
         (layout.os, "open"),
         (layout.os, "fchmod"),
         (layout.os, "link"),
-        (publish.os, "replace"),
+        (Path, "unlink"),
         (Path, "mkdir"),
         (Path, "rename"),
         (Path, "write_bytes"),
