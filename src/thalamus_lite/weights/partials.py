@@ -64,6 +64,9 @@ class Parts:
             )
         self._open[n] = row
         path = self.paths[n] = self._path(n, row.token)
+        with contextlib.suppress(FileNotFoundError), disk_errors():
+            # It was made read-only if all of it was there.
+            path.chmod(0o600)
         saved = partial(self._save, n, grown)
         return PartFile(path, file.size, file.validator, row.extents, saved)
 

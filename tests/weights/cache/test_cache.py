@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests_weights_cache_fakes import Clock, Engine, Folder, http, sha256
+from tests_weights_cache_fakes import Clock, Engine, Folder, Steps, http, sha256
 
 from thalamus_lite.errors import (
     CacheFull,
@@ -418,6 +418,27 @@ def test_files_of_a_folder_that_are_whole_are_not_downloaded_again(
     failing.clear()
     cache.acquire(http(*names)).release()
     assert sum(int(line.split()[1]) for line in origin.notes("bytes")) == 5000
+
+
+def test_what_is_gone_on_with_can_be_written_by_a_user_who_is_not_root(
+    make: Any, origin: Folder
+) -> None:
+    names = ["f0", "f1"]
+    for name in names:
+        origin.put(name, os.urandom(1000))
+    modes: list[int] = []
+
+    class Looking(Engine):
+        def __call__(self, origin: Any, file: Any, part: Any, **means: Any) -> Any:
+            if part.path.exists():
+                modes.append(part.path.stat().st_mode & 0o777)
+            return super().__call__(origin, file, part, **means)
+
+    steps = Steps(at="verified", skip=1, error=WeightUnreachable("the connection broke"))
+    with pytest.raises(WeightUnreachable):
+        make(reached=steps).acquire(http(*names))
+    make(download=Looking()).acquire(http(*names)).release()
+    assert set(modes) == {0o600}
 
 
 def test_a_cancelled_waiter_does_not_end_the_download(make: Any, origin: Folder) -> None:
