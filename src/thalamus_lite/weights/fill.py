@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,10 +22,12 @@ from thalamus_lite.errors import (
     WeightError,
     WeightNotFound,
 )
+from thalamus_lite.weights.crew import Stop, all_of
 from thalamus_lite.weights.eviction import drop_partial, make_room, unlink_blobs
 from thalamus_lite.weights.holds import PublishedMeanwhile, hold_partial
 from thalamus_lite.weights.layout import disk_errors, seal
 from thalamus_lite.weights.manifest import ManifestFile
+from thalamus_lite.weights.origin import DownloadCancelled
 from thalamus_lite.weights.partials import Parts
 from thalamus_lite.weights.publish import BlobsMissing, Finished, publish
 from thalamus_lite.weights.records import Claim, Unfinished
@@ -209,23 +210,27 @@ class _Maker:
         progress = self._means.progress(self._order.name, total)
         self._means.tally.started(progress)
         try:
-            bring = partial(self._bring, progress)
-            small = {n: f for n, f in missing.items() if _is_small(f)}
+            stop = Stop(self._means.cancel)
+            bring = partial(self._bring, progress, stop)
+            small = [n for n, file in missing.items() if _is_small(file)]
             if len(small) > 1:
-                with ThreadPoolExecutor(_SMALL_AT_ONCE, "thalamus-download") as pool:
-                    _all(pool, bring, small)
-                missing = {n: f for n, f in missing.items() if n not in small}
-            for n, file in missing.items():
-                bring(n, file)
+                all_of(bring, small, stop, _SMALL_AT_ONCE)
+            for n in missing:
+                if n not in self._here:
+                    bring(n)
         finally:
             self._means.tally.ended(progress)
 
-    def _bring(self, progress: Progress, n: int, file: RemoteFile) -> None:
+    def _bring(self, progress: Progress, stop: Stop, n: int) -> None:
+        file = self._order.remote.files[n]
         part = self._parts.open(n, file, partial(self._grown, n))
         with disk_errors():
             got = self._means.download(
-                self._means.origin, file, part, progress=progress, cancel=self._means.cancel
+                self._means.origin, file, part, progress=progress, cancel=stop
             )
+        if stop.is_set():
+            # Nobody may be waiting for this thread any more.
+            raise DownloadCancelled(f"the download of {file.relpath} was cancelled")
         self._grown(n, got.size)
         size = seal(part.path, self._store.system.fsync)
         claimed = file.digests.get("sha256", got.sha256)
@@ -281,18 +286,3 @@ class _Maker:
 
 def _is_small(file: RemoteFile) -> bool:
     return file.size is not None and file.size <= _SMALL_BYTES
-
-
-def _all(
-    pool: ThreadPoolExecutor,
-    bring: Callable[[int, RemoteFile], None],
-    files: dict[int, RemoteFile],
-) -> None:
-    """All of them, or the first error once those under way have ended."""
-    futures = [pool.submit(bring, n, file) for n, file in files.items()]
-    try:
-        for future in futures:
-            future.result()
-    finally:
-        for future in futures:
-            future.cancel()
