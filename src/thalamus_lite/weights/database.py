@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from thalamus_lite.errors import CacheUnusable
 from thalamus_lite.weights.forks import no_fork, watch
-from thalamus_lite.weights.link import Link, connect, open_folder
+from thalamus_lite.weights.link import Link, connect, open_folder, refuse_newer
 from thalamus_lite.weights.sqlerrors import IndexDamaged, typed_errors
 
 if TYPE_CHECKING:
@@ -59,12 +59,15 @@ class Database:
 
         Raises:
             DiskFull: it could not be written; nothing of it remains.
+            IndexNewer: so is nothing of it.
             IndexDamaged, CacheUnusable: as `read`.
         """
         with no_fork(), self._shared() as link, typed_errors(self._busy_s):
             connection = link.connection(self.path, self._busy_s)
             connection.execute("BEGIN IMMEDIATE")
             try:
+                # An upgrade in another process changes the file under an open connection.
+                refuse_newer(connection)
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:

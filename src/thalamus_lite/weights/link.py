@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from thalamus_lite.errors import CacheUnusable
-from thalamus_lite.weights.sqlerrors import IndexDamaged
+from thalamus_lite.weights import schema
+from thalamus_lite.weights.sqlerrors import IndexDamaged, IndexNewer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +79,11 @@ class Link:
 
 
 def connect(path: Path, busy_s: float) -> sqlite3.Connection:
-    """An autocommit connection to an existing file."""
+    """An autocommit connection to an existing file.
+
+    Raises:
+        IndexNewer: nothing was changed in it.
+    """
     connection = sqlite3.connect(
         f"file:{quote(os.fspath(path))}?mode=rw",
         uri=True,
@@ -88,6 +93,7 @@ def connect(path: Path, busy_s: float) -> sqlite3.Connection:
         check_same_thread=False,
     )
     try:
+        refuse_newer(connection)
         connection.execute("PRAGMA synchronous = NORMAL")
         # A journal that stays has its blocks already: on a full disk, rows can still be deleted.
         connection.execute("PRAGMA journal_mode = PERSIST")
@@ -97,6 +103,12 @@ def connect(path: Path, busy_s: float) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def refuse_newer(connection: sqlite3.Connection) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > schema.VERSION:
+        raise IndexNewer
 
 
 def open_folder(path: Path) -> int:

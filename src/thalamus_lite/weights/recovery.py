@@ -10,7 +10,7 @@ import sqlite3
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from thalamus_lite.errors import CacheUnusable
+from thalamus_lite.errors import CacheUnusable, WeightError
 from thalamus_lite.weights import schema, statements
 from thalamus_lite.weights.database import peek_version
 from thalamus_lite.weights.eviction import drop_partial, remove_entry, unlink_blobs
@@ -19,6 +19,7 @@ from thalamus_lite.weights.layout import disk_errors, link_or_copy, remove
 from thalamus_lite.weights.lease import lock_folder
 from thalamus_lite.weights.link import connect
 from thalamus_lite.weights.manifest import Manifest, ManifestInvalid
+from thalamus_lite.weights.sqlerrors import IndexNewer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,20 +55,14 @@ def ensure_index(database: Database, layout: Layout, system: System) -> None:
     """Make the index if it is missing, not readable as one, or of an older version.
 
     Raises:
-        CacheUnusable: a newer thalamus-lite made it.
+        IndexNewer: a newer thalamus-lite made it.
     """
     if database.version() == schema.VERSION:
         return
     with database.replaced():
         # Another process may have done it while this one waited for the lock.
-        version = peek_version(database.path)
-        if version == schema.VERSION:
+        if peek_version(database.path) == schema.VERSION:
             return
-        if version is not None and version > schema.VERSION:
-            raise CacheUnusable(
-                "the weight cache was made by a newer thalamus-lite: upgrade this one, or set"
-                " THALAMUS_CACHE_DIR to another folder"
-            )
         replace_index(layout, system)
 
 
@@ -78,14 +73,28 @@ def repair_index(
 
     Args:
         damaged: (device, inode) of the file, where known.
+
+    Raises:
+        IndexNewer: what looked like damage is the work of a newer thalamus-lite.
     """
     with database.replaced():
+        _refuse_newer(database.path)
         if damaged is not None and layout.index.exists():
             stat = layout.index.stat()
             if (stat.st_dev, stat.st_ino) != damaged:
                 return
         _log.warning("the weight cache's index is damaged and set aside")
         replace_index(layout, system)
+
+
+def _refuse_newer(path: Path) -> None:
+    try:
+        peek_version(path)
+    except IndexNewer:
+        raise
+    except WeightError:
+        # Not to be read at all, which is no reason to keep it.
+        return
 
 
 def replace_index(layout: Layout, system: System) -> int:

@@ -24,6 +24,16 @@ class IndexDamaged(CacheUnusable):
     file_id: tuple[int, int] | None = None
 
 
+class IndexNewer(CacheUnusable):
+    """A later version has changed the index under us, or made it: hands off."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the weight cache was made by a newer thalamus-lite: upgrade this one, or set"
+            " THALAMUS_CACHE_DIR to another folder"
+        )
+
+
 @contextmanager
 def typed_errors(busy_s: float) -> Iterator[None]:
     try:

@@ -131,6 +131,43 @@ def test_a_folder_that_was_deleted_is_made_again(
     assert audit(root) == []
 
 
+def upgrade(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA user_version = 99")
+
+
+def upgrade_with_other_tables(db: sqlite3.Connection) -> None:
+    db.execute("ALTER TABLE entry RENAME TO thing")
+    db.execute("DROP TABLE counter")
+    db.execute("PRAGMA user_version = 99")
+
+
+@pytest.mark.parametrize("change", [upgrade, upgrade_with_other_tables])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_index_that_a_newer_version_changes_under_an_open_cache_is_left_alone(
+    make: Any,
+    origin: Folder,
+    root: Path,
+    content: dict[str, bytes],
+    change: Any,
+    replaced: bool,
+) -> None:
+    origin.put("other", b"other")
+    cache = make()
+    cache.refresh()
+    if replaced:
+        shutil.copy(root / "index.db", root / "copy.db")
+        os.replace(root / "copy.db", root / "index.db")
+    with closing(sqlite3.connect(root / "index.db")) as db, db:
+        change(db)
+    before = (root / "index.db").read_bytes()
+    for work in (lambda: cache.acquire(http("other")), cache.rebuild, cache.clear):
+        with pytest.raises(CacheUnusable, match="newer"):
+            work()
+    assert (root / "index.db").read_bytes() == before
+    assert not (root / "index.db.corrupt").exists()
+    assert not origin.notes("download other")
+
+
 def test_an_index_of_a_newer_version_is_left_alone(
     make: Any, root: Path, content: dict[str, bytes]
 ) -> None:
