@@ -19,7 +19,7 @@ from thalamus_lite.weights.fill import Means, Order, fill
 from thalamus_lite.weights.flight import Flight
 from thalamus_lite.weights.freshness import is_fresh
 from thalamus_lite.weights.giving_up import until
-from thalamus_lite.weights.holds import PublishedMeanwhile
+from thalamus_lite.weights.holds import FolderDeleted, PublishedMeanwhile
 from thalamus_lite.weights.names import check_names
 from thalamus_lite.weights.origin import OriginOptions
 from thalamus_lite.weights.put import NoOrigin, NoProgress, PutDownload, put_files, put_name
@@ -44,6 +44,8 @@ _log = logging.getLogger("thalamus_lite")
 # Between two looks an entry may be evicted again; each round but the first needs such bad luck.
 _ROUNDS = 8
 _RESTARTS = 2
+# Each costs a download, and who deletes folders under a download twice will do so again.
+_DELETIONS = 1
 _MEMO_SIZE = 1024
 
 
@@ -275,6 +277,7 @@ class Asker:
     def _fill(self, store: Store, order: Order, means: Means) -> EntryLease | None:
         """A lease on the content of the order, made here unless it is there; None: look again."""
         self._uses.flush(store.index)
+        deletions = 0
         for _ in range(_ROUNDS):
             ready = store.index.ready(order.ident)
             if ready is not None:
@@ -287,6 +290,11 @@ class Asker:
             try:
                 made = fill(store, order, means)
             except PublishedMeanwhile:
+                continue
+            except FolderDeleted:
+                deletions += 1
+                if deletions > _DELETIONS:
+                    raise
                 continue
             self._tally.miss()
             self._tally.totals = store.index.totals()

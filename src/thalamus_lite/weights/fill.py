@@ -24,7 +24,7 @@ from thalamus_lite.errors import (
 )
 from thalamus_lite.weights.crew import Stop, all_of
 from thalamus_lite.weights.eviction import drop_partial, make_room, unlink_blobs
-from thalamus_lite.weights.holds import PublishedMeanwhile, hold_partial
+from thalamus_lite.weights.holds import FolderDeleted, PublishedMeanwhile, hold_partial
 from thalamus_lite.weights.layout import disk_errors, seal
 from thalamus_lite.weights.manifest import ManifestFile
 from thalamus_lite.weights.origin import DownloadCancelled
@@ -79,6 +79,7 @@ def fill(store: Store, order: Order, means: Means) -> EntryLease:
 
     Raises:
         PublishedMeanwhile: another made it: look again.
+        FolderDeleted: by somebody else; it is there again.
         CacheFull, DiskFull: there is no room, and none can be made.
         WeightError: what the download raises.
     """
@@ -92,10 +93,13 @@ def fill(store: Store, order: Order, means: Means) -> EntryLease:
         try:
             lease = _Maker(store, order, means, hold).make()
         except (PublishedMeanwhile, FileNotFoundError) as error:
-            # Another has published it; or cleared the folder, which amounts to the same.
+            # Who publishes it clears the folder, where locks do not hold; or it was deleted.
+            store.layout.restore()
             if hold.alone:
                 store.layout.discard(hold.folder)
-            raise PublishedMeanwhile from error
+            if isinstance(error, PublishedMeanwhile) or store.index.ready(order.ident) is not None:
+                raise PublishedMeanwhile from error
+            raise FolderDeleted from error
         try:
             # What cannot be tidied now is tidied by the next opener.
             with contextlib.suppress(WeightError):

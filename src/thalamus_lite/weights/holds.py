@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from thalamus_lite.errors import CacheUnusable
 from thalamus_lite.weights.layout import disk_errors
 from thalamus_lite.weights.lease import lock_folder
 from thalamus_lite.weights.origin import DownloadCancelled
@@ -26,6 +27,16 @@ _LAST_PAUSE_S = 0.25
 
 class PublishedMeanwhile(Exception):
     """Another has made the entry while this one waited or worked: look again."""
+
+
+class FolderDeleted(CacheUnusable):
+    """Somebody has deleted what was being worked in; it is there again: begin anew."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "folders of the weight cache are deleted while it is in use: find out which program"
+            " does so, or move THALAMUS_CACHE_DIR"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +79,8 @@ def take_over(store: Store, ident: str) -> int | None:
         # The lock would be granted, whoever is at work.
         return None
     folder = store.layout.partial(ident)
+    store.layout.make(folder)
     with disk_errors():
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
         try:
             return lock_folder(folder, fcntl.LOCK_EX, store.system.flock)
         except FileNotFoundError:
@@ -83,13 +93,11 @@ def _wait(store: Store, ident: str, cancel: threading.Event) -> int | None:
     pause = _FIRST_PAUSE_S
     seen, since = 0, store.system.monotonic()
     while True:
-        with disk_errors():
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir(mode=0o700)
-            with contextlib.suppress(FileNotFoundError):
-                fd = lock_folder(folder, fcntl.LOCK_EX, store.system.flock)
-                if fd is not None:
-                    return fd
+        store.layout.make(folder)
+        with disk_errors(), contextlib.suppress(FileNotFoundError):
+            fd = lock_folder(folder, fcntl.LOCK_EX, store.system.flock)
+            if fd is not None:
+                return fd
         if store.index.ready(ident) is not None:
             raise PublishedMeanwhile
         now, signs = store.system.monotonic(), _signs_of_life(folder)

@@ -55,6 +55,7 @@ class Layout:
         self.entries = root / "entries"
         self.partials = root / "partial"
         self.trash = root / "trash"
+        self._folders = (self.blobs, self.entries, self.partials, self.trash)
 
     def blob(self, sha256: str) -> Path:
         if not sha256.isalnum():
@@ -95,7 +96,7 @@ class Layout:
                 f"THALAMUS_CACHE_DIR is on a network file system ({kind}), where locks cannot be"
                 " relied on: set it to a folder on a local disk"
             )
-        for folder in (self.blobs, self.entries, self.partials, self.trash):
+        for folder in self._folders:
             with disk_errors():
                 with contextlib.suppress(FileExistsError):
                     folder.mkdir(mode=0o700)
@@ -112,12 +113,12 @@ class Layout:
     def to_trash(self, path: Path) -> Path | None:
         """Take a file or a folder out of sight in one step; None if it is gone already."""
         target = self.trash / secrets.token_hex(8)
-        try:
-            with disk_errors():
-                path.rename(target)
-        except FileNotFoundError:
-            return None
-        return target
+        with disk_errors(), contextlib.suppress(FileNotFoundError):
+            if not self.trash.is_dir() and os.path.lexists(path):
+                self.restore()
+            path.rename(target)
+            return target
+        return None
 
     def discard(self, path: Path) -> None:
         """Out of sight first, so that nobody ever sees half of it, then away."""
@@ -126,9 +127,25 @@ class Layout:
             remove(target)
 
     def make(self, folder: Path) -> None:
-        """A folder inside one of the four, if it is missing."""
+        """A folder inside one of the four, and that one too if somebody has deleted it.
+
+        Raises:
+            IndexDamaged: the whole cache was deleted.
+        """
         with disk_errors(), contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
+            try:
+                folder.mkdir(mode=0o700)
+            except FileNotFoundError:
+                self.restore()
+                folder.mkdir(mode=0o700)
+
+    def restore(self) -> None:
+        """Make again those of the four folders that somebody has deleted. Raises as `make`."""
+        if not self.root.is_dir():
+            raise IndexDamaged("the weight cache's folder is missing")
+        for folder in self._folders:
+            with disk_errors(), contextlib.suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
 
     def unlink_blob(self, sha256: str) -> None:
         with disk_errors(), contextlib.suppress(FileNotFoundError):

@@ -12,7 +12,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests_weights_cache_fakes import Folder, audit, http
+from tests_weights_cache_fakes import Engine, Folder, audit, http
 
 from thalamus_lite.errors import CacheUnusable, WeightError
 from thalamus_lite.weights import recovery
@@ -370,3 +370,63 @@ def test_a_journal_of_a_killed_writer_is_rolled_back(
     assert (root / "index.db-journal").exists()
     check(make(), content)
     assert audit(root) == []
+
+
+FOLDERS = ["entries", "blobs", "partial", "trash"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("use", ["hit", "miss", "put", "clear"])
+def test_a_folder_deleted_under_an_open_cache_is_made_again(
+    make: Any, origin: Folder, root: Path, content: dict[str, bytes], folder: str, use: str
+) -> None:
+    origin.put("more", b"more")
+    cache = make()
+    check(cache, content)
+    before = len(origin.notes("download"))
+    shutil.rmtree(root / folder)
+    if use == "hit":
+        check(cache, content)
+    elif use == "miss":
+        with cache.acquire(http("more")) as lease:
+            assert lease.path.read_bytes() == b"more"
+        assert len(origin.notes("download")) == before + 1
+    elif use == "put":
+        assert cache.put("k", lambda path: path.write_bytes(b"put")).read_bytes() == b"put"
+    cache.clear()
+    assert list((root / "entries").glob("*")) == []
+    check(cache, content)
+    cache.rebuild()
+    assert audit(root) == []
+
+
+@pytest.mark.parametrize("names", [["more"], ["more", "still"]])
+@pytest.mark.parametrize("folder", [*FOLDERS, ""])
+def test_a_folder_deleted_under_a_download_costs_one_more_at_most(
+    make: Any, origin: Folder, root: Path, folder: str, names: list[str]
+) -> None:
+    data = {name: origin.put(name, os.urandom(200_000)) for name in names}
+    deleted: list[str] = []
+
+    def delete(file: Any, done: int) -> None:
+        if not deleted:
+            deleted.append(folder)
+            shutil.rmtree(root / folder)
+
+    cache = make(download=Engine(delete))
+    with cache.acquire(http(*names)) as lease:
+        for name in names:
+            path = lease.path / name if len(names) > 1 else lease.path
+            assert path.read_bytes() == data[name]
+    assert len(origin.notes("download")) <= 2 * len(names)
+    assert audit(root) == []
+
+
+def test_folders_that_are_deleted_again_and_again_are_spoken_of(
+    make: Any, origin: Folder, root: Path
+) -> None:
+    origin.put("more", os.urandom(1000))
+    cache = make(download=Engine(lambda file, done: shutil.rmtree(root / "partial")))
+    with pytest.raises(CacheUnusable, match="are deleted while it is in use"):
+        cache.acquire(http("more"))
+    assert len(origin.notes("download")) == 2
