@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# SQLite opens 512, of which the names of the index and of its journal need some.
+_PATH_BYTES = 470
 # Too many links to one file, links not permitted, links unknown, another file system.
 NO_LINK = (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV, errno.ENOSYS)
 
@@ -88,8 +90,7 @@ class Layout:
         Raises:
             CacheUnusable: the sentence says which folder, and what to do.
         """
-        with disk_errors(), contextlib.suppress(FileExistsError):
-            self.root.mkdir(mode=0o700, parents=True)
+        self._make_root()
         kind = fs_type(self.root)
         if kind in NETWORK:
             raise CacheUnusable(
@@ -101,6 +102,30 @@ class Layout:
                 with contextlib.suppress(FileExistsError):
                     folder.mkdir(mode=0o700)
                 self._check_owner(folder)
+
+    def _make_root(self) -> None:
+        name = ascii(os.fspath(self.root))
+        try:
+            if b"\0" in os.fspath(self.root).encode():
+                raise ValueError
+        except ValueError:
+            raise CacheUnusable(
+                f"THALAMUS_CACHE_DIR is {name}, which is not UTF-8: set it to a folder with another"
+                " name"
+            ) from None
+        with disk_errors(), contextlib.suppress(FileExistsError, FileNotFoundError):
+            self.root.mkdir(mode=0o700, parents=True)
+        if not self.root.is_dir():
+            # A link to nothing, or to itself; a file; a place where nothing can be made, as /proc.
+            raise CacheUnusable(
+                f"THALAMUS_CACHE_DIR is {name}, which is no folder and cannot be made one: set it"
+                " to a folder of your own on a local disk"
+            )
+        if len(os.fsencode(os.path.realpath(self.root))) > _PATH_BYTES:
+            raise CacheUnusable(
+                f"THALAMUS_CACHE_DIR has a path of more than {_PATH_BYTES} bytes, which SQLite"
+                " cannot open: set it to a shorter one"
+            )
 
     def _check_owner(self, folder: Path) -> None:
         found = folder.lstat()

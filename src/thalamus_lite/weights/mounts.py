@@ -38,9 +38,10 @@ def fs_type(path: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> str:
     """The type of the path's file system, as in `/proc/self/mountinfo`; "" where there is none."""
     try:
         lines = mountinfo.read_text(errors="surrogateescape").splitlines()
-    except OSError:
+        target = path.resolve()
+    except (OSError, RuntimeError):
+        # RuntimeError: a link to itself.
         return ""
-    target = path.resolve()
     best, found = -1, ""
     for line in lines:
         before, _, after = line.partition(" - ")

@@ -6,11 +6,10 @@ import fcntl
 import logging
 import os
 import secrets
-import sqlite3
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING
 
-from thalamus_lite.errors import CacheUnusable, WeightError
+from thalamus_lite.errors import WeightError
 from thalamus_lite.weights import schema, statements
 from thalamus_lite.weights.database import peek_version
 from thalamus_lite.weights.eviction import drop_partial, remove_entry, unlink_blobs
@@ -19,7 +18,7 @@ from thalamus_lite.weights.layout import disk_errors, link_or_copy, remove
 from thalamus_lite.weights.lease import lock_folder
 from thalamus_lite.weights.link import connect
 from thalamus_lite.weights.manifest import Manifest, ManifestInvalid
-from thalamus_lite.weights.sqlerrors import IndexNewer
+from thalamus_lite.weights.sqlerrors import IndexNewer, typed_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -205,16 +204,11 @@ def _manifests(layout: Layout, system: System) -> Iterator[Manifest]:
 
 def _build(path: Path, manifests: list[Manifest], boot_id: str) -> set[str]:
     """The entries that are in the new index: of those with the same content, one."""
-    connection = connect(path, 10.0)
-    try:
+    with typed_errors(10.0), closing(connect(path, 10.0)) as connection:
         connection.executescript(f"PRAGMA journal_mode = DELETE; BEGIN; {schema.TABLES} COMMIT;")
         connection.execute("BEGIN IMMEDIATE")
         served = {statements.adopt(connection, manifest, boot_id) for manifest in manifests}
         connection.execute("COMMIT")
-    except sqlite3.Error as error:
-        raise CacheUnusable(f"the weight cache's index cannot be made ({error})") from error
-    finally:
-        connection.close()
     return served
 
 

@@ -14,6 +14,7 @@ import pytest
 from tests_weights_cache_fakes import Engine, Folder, audit, http
 
 from thalamus_lite.errors import WeightNotFound
+from thalamus_lite.weights import crew
 from thalamus_lite.weights.crew import Stop, all_of
 from thalamus_lite.weights.origin import DownloadCancelled, Downloaded
 
@@ -48,7 +49,8 @@ def test_the_first_failure_stops_the_others_and_is_raised() -> None:
     assert sorted(begun) == ["bad", "slow"]
 
 
-def test_nobody_waits_long_for_who_does_not_look() -> None:
+def test_nobody_waits_long_for_who_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "_LEAVE_S", 0.01)
     leave = threading.Event()
 
     def work(item: str) -> None:

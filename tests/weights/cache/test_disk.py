@@ -13,7 +13,7 @@ import pytest
 from tests_weights_cache_fakes import Disk, Engine, Folder, Steps, audit, disk_full, http
 
 from thalamus_lite.errors import CacheUnusable, DiskFull
-from thalamus_lite.weights import layout
+from thalamus_lite.weights import layout, mounts
 
 
 def test_free_space_is_kept(make: Any, origin: Folder) -> None:
@@ -246,3 +246,86 @@ def test_an_empty_read_only_disk_is_refused_with_a_sentence(make: Any, mounted: 
     read_only()
     with pytest.raises(CacheUnusable, match="THALAMUS_CACHE_DIR"):
         make(root=target / "cache").stats()
+
+
+def test_a_new_cache_on_a_full_disk_says_so(make: Any, mounted: Any) -> None:
+    target, _ = mounted
+    for name in ("blobs", "entries", "partial", "trash"):
+        (target / "cache" / name).mkdir(mode=0o700, parents=True)
+    with suppress(OSError):
+        (target / "filler").write_bytes(bytes(_free(target)))
+    with pytest.raises(DiskFull, match="free space"):
+        make(root=target / "cache").stats()
+    (target / "filler").unlink()
+    assert make(root=target / "cache").stats().file_count == 0
+
+
+def dangling(path: Path) -> Path:
+    path.symlink_to(path.parent / "nowhere")
+    return path
+
+
+def circular(path: Path) -> Path:
+    path.symlink_to(path)
+    return path
+
+
+def below_a_file(path: Path) -> Path:
+    path.write_bytes(b"")
+    return path / "cache"
+
+
+def too_long(path: Path) -> Path:
+    return path.joinpath(*["d" * 100] * 5)
+
+
+def a_short_link_to_a_long_path(path: Path) -> Path:
+    (there := too_long(path / "far")).mkdir(parents=True)
+    (path / "link").symlink_to(there)
+    return path / "link"
+
+
+def as_long_as_it_gets(path: Path) -> Path:
+    return path.joinpath(*["d" * 100] * 36)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        dangling,
+        circular,
+        below_a_file,
+        too_long,
+        a_short_link_to_a_long_path,
+        as_long_as_it_gets,
+        lambda path: path / ("d" * 300),
+        lambda path: path / "\udcff",
+        lambda path: path / "a\0b",
+        lambda path: Path("/proc/thalamus"),
+        lambda path: Path("/dev/null"),
+        lambda path: Path("/dev/null/cache"),
+    ],
+)
+@pytest.mark.parametrize("use", ["stats", "rebuild", "acquire"])
+def test_a_folder_that_cannot_be_one_is_refused_with_a_sentence(
+    make: Any, origin: Folder, tmp_path: Path, place: Any, use: str
+) -> None:
+    origin.put("m", b"x")
+    cache = make(root=place(tmp_path / "place"), fs_type=mounts.fs_type)
+    with pytest.raises(CacheUnusable, match="THALAMUS_CACHE_DIR"):
+        cache.acquire(http("m")) if use == "acquire" else getattr(cache, use)()
+
+
+def test_the_longest_path_that_is_not_refused_works(
+    make: Any, origin: Folder, tmp_path: Path
+) -> None:
+    data = origin.put("m", b"x")
+    root = tmp_path
+    while (left := layout._PATH_BYTES - len(str(root))) > 200:
+        root = root / ("d" * 100)
+    root = root / ("d" * (left - 1))
+    assert len(str(root)) == layout._PATH_BYTES
+    cache = make(root=root)
+    with cache.acquire(http("m")) as lease:
+        assert lease.path.read_bytes() == data
+    cache.rebuild()
