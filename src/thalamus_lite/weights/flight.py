@@ -18,6 +18,7 @@ _LOOK_S = 0.05
 
 class _Call:
     def __init__(self) -> None:
+        self.leader = threading.get_ident()
         self.done = threading.Event()
         self.error: BaseException | None = None
 
@@ -37,6 +38,7 @@ class Flight:
 
         Raises:
             DownloadCancelled: ``cancel`` was set while waiting.
+            RuntimeError: ``work`` asks for what it is to make.
         """
         with self._lock:
             call = self._calls.get(key)
@@ -45,6 +47,11 @@ class Flight:
                 call = self._calls[key] = _Call()
         if leads:
             return self._lead(key, call, work)
+        if call.leader == threading.get_ident():
+            raise RuntimeError(
+                "the function given to put() called put() with the key that it is to make, and"
+                " would wait for itself for ever: write to the path it is given, or put another key"
+            )
         while not call.done.wait(_LOOK_S):
             if cancel.is_set():
                 raise DownloadCancelled("the wait for the weights was cancelled")

@@ -98,3 +98,10 @@ def test_the_next_after_the_end_leads_again() -> None:
     with pytest.raises(ValueError, match="no"):
         flight.run("key", lambda: int("no"), never)
     assert flight.run("key", lambda: 2, never) == 2
+
+
+def test_who_waits_for_itself_is_told_so() -> None:
+    flight, never = Flight(), threading.Event()
+    with pytest.raises(RuntimeError, match="for itself"):
+        flight.run("key", lambda: flight.run("key", lambda: 1, never), never)
+    assert flight.run("key", lambda: flight.run("other", lambda: 3, never), never) == 3

@@ -118,6 +118,18 @@ def test_a_put_may_put_another_key(make: Any) -> None:
     assert cache.put("outer", nested).read_bytes() == b"inner and outer"
 
 
+def test_a_put_of_the_same_key_inside_is_told_so(make: Any, root: Path) -> None:
+    cache = make()
+
+    def nested(path: Path) -> None:
+        cache.put("other", lambda _: cache.put("k", writer(b"inner")))
+
+    with pytest.raises(RuntimeError, match="wait for itself"):
+        cache.put("k", nested)
+    assert audit(root) == []
+    assert cache.put("k", writer(b"whole")).read_bytes() == b"whole"
+
+
 def test_put_survives_a_restart(root: Path) -> None:
     for _ in range(2):
         cache = WeightCache(root, max_size_gb=1)
