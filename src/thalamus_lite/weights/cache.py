@@ -25,7 +25,7 @@ from thalamus_lite.weights.lease import LeaseBook, locks_hold
 from thalamus_lite.weights.local import local_lease
 from thalamus_lite.weights.options import CacheOptions
 from thalamus_lite.weights.put import PutFailed
-from thalamus_lite.weights.recovery import ensure_index, recover, repair_index
+from thalamus_lite.weights.recovery import ensure_index, recover, remake_index, repair_index
 from thalamus_lite.weights.sources import FileWeight
 from thalamus_lite.weights.sqlerrors import IndexDamaged
 from thalamus_lite.weights.stats import CacheSnapshot, CacheStats, Tally
@@ -188,7 +188,8 @@ class WeightCache:
         """Make the index again from the manifests, without a download: the number of entries."""
         # Whatever is wrong with it is made good by opening it.
         self.mended(lambda store: None)
-        self._repair(None)
+        self._layout.create(self._wiring.system.fs_type)
+        remake_index(self._database, self._layout, self._wiring.system)
         return self.mended(lambda store: store.index.totals().entries)
 
     def after_fork(self) -> None:

@@ -86,6 +86,13 @@ def repair_index(
         replace_index(layout, system)
 
 
+def remake_index(database: Database, layout: Layout, system: System) -> None:
+    """Replace the index because somebody asks for it. Raises as `repair_index`."""
+    with database.replaced():
+        _refuse_newer(database.path)
+        replace_index(layout, system)
+
+
 def _refuse_newer(path: Path) -> None:
     try:
         peek_version(path)
