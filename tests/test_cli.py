@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -185,6 +186,30 @@ def test_cache_ls_verify_rebuild_and_rm(run: Any, web: Web, tmp_path: Path) -> N
     assert (code, out.splitlines()[-1]) == (0, "5 bytes freed")
     assert run("cache", "rm", f"{web.url}/model.bin")[0] == 0
     assert run("cache", "ls")[1].startswith("0 of ")
+
+
+def test_a_rebuild_on_request_does_not_speak_of_damage(
+    run: Any, web: Web, caplog: pytest.LogCaptureFixture
+) -> None:
+    run("fetch", f"{web.url}/model.bin")
+    assert run("cache", "rebuild")[:2] == (0, "1 entries\n")
+    assert "damaged" not in caplog.text
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
+def test_output_that_cannot_be_written_is_a_sentence() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "thalamus_lite", "cache", "ls"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"thalamus-lite: the output cannot be written ({os.strerror(errno.ENOSPC)})\n"
+    )
 
 
 def test_cache_verify_drops_what_is_damaged(run: Any, web: Web, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from thalamus_lite._version import __version__
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from thalamus_lite.weights.cache import WeightCache
 
 DEFAULT_APP = "thalamus_lite:app"
+
+
+class OutputFailed(ValueError):
+    """Standard output cannot be written, as on a full disk."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -176,8 +181,25 @@ def _fetch(options: argparse.Namespace) -> int:
 
     configure(Settings.from_env().log_level or "INFO")
     with _cache().acquire(source_from_uri(options.source)) as lease:
-        print(lease.path)
+        _say(str(lease.path))
     return 0
+
+
+def _say(line: str) -> None:
+    """A line of the result.
+
+    Raises:
+        OutputFailed: it did not get to where it belongs.
+    """
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is left in the buffer would be tried again at the end of the interpreter.
+        with suppress(OSError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise OutputFailed(f"the output cannot be written ({error.strerror})") from error
 
 
 def _cache() -> WeightCache:
@@ -192,9 +214,9 @@ def _cache_ls(options: argparse.Namespace) -> int:
 
     cache = _cache()
     for entry in list_entries(cache):
-        print(f"{entry.entry_id[:12]}  {entry.bytes:>15,}  {entry.state:<8}  {entry.name}")
+        _say(f"{entry.entry_id[:12]}  {entry.bytes:>15,}  {entry.state:<8}  {entry.name}")
     stats = cache.stats()
-    print(
+    _say(
         f"{stats.total_size_bytes:,} of {stats.max_size_bytes:,} bytes in {stats.file_count} files,"
         f" {cache.cache_dir}"
     )
@@ -209,14 +231,14 @@ def _cache_verify(options: argparse.Namespace) -> int:
         damaged += bool(verdict.problem)
         removed = "still in use, fetched anew next time" if verdict.in_use else "removed"
         said = f"DAMAGED ({removed}): {verdict.problem}" if verdict.problem else "ok"
-        print(f"{verdict.entry_id[:12]}  {verdict.name}  {said}")
+        _say(f"{verdict.entry_id[:12]}  {verdict.name}  {said}")
     return 1 if damaged else 0
 
 
 def _cache_rebuild(options: argparse.Namespace) -> int:
     from thalamus_lite.weights.maintenance import rebuild
 
-    print(f"{rebuild(_cache())} entries")
+    _say(f"{rebuild(_cache())} entries")
     return 0
 
 
@@ -225,8 +247,8 @@ def _cache_rm(options: argparse.Namespace) -> int:
 
     removal = remove(_cache(), None if options.all else options.name)
     for name in removal.removed:
-        print(f"removed  {name}")
+        _say(f"removed  {name}")
     for name in removal.in_use:
-        print(f"in use   {name}")
-    print(f"{removal.freed_bytes:,} bytes freed")
+        _say(f"in use   {name}")
+    _say(f"{removal.freed_bytes:,} bytes freed")
     return 1 if removal.in_use and not removal.removed else 0
