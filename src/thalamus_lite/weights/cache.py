@@ -113,17 +113,27 @@ class WeightCache:
         """The path that `put` returned for the key, while it is here; it may go at any time."""
         return self.mended(lambda store: self._asker.get(store, key))
 
-    def put(self, key: str, download: Callable[[Path], object]) -> Path:
+    def put(
+        self,
+        key: str,
+        download: Callable[[Path], object] | None = None,
+        *,
+        download_fn: Callable[[Path], object] | None = None,
+    ) -> Path:
         """The key's file; ``download`` is called with a path to write it to if it is not here.
 
         Once for all threads and processes that ask for the key meanwhile. The path may be evicted
-        by a later `put` or `acquire`.
+        by a later `put` or `acquire`. ``download_fn`` is thalamus-serve's name for ``download``.
 
         Raises:
+            TypeError: none of the two, or both.
             Exception: what ``download`` raised; nothing of it is kept.
         """
+        make = download or download_fn
+        if make is None or (download and download_fn):
+            raise TypeError("put() takes a key and one function: put(key, download)")
         try:
-            return self.mended(lambda store: self._asker.put(store, key, download))
+            return self.mended(lambda store: self._asker.put(store, key, make))
         except PutFailed as failed:
             raise failed.cause from None
 

@@ -46,6 +46,16 @@ def test_put_makes_a_file_once_and_get_finds_it(make: Any) -> None:
     assert cache.stats().model_dump()["hit_rate"] == 0.5
 
 
+def test_the_function_has_the_name_that_thalamus_serve_gave_it_too(make: Any) -> None:
+    cache = make()
+    assert cache.put("one", download=writer(b"one")).read_bytes() == b"one"
+    assert cache.put("two", download_fn=writer(b"two")).read_bytes() == b"two"
+    with pytest.raises(TypeError, match="one function"):
+        cache.put("three")
+    with pytest.raises(TypeError, match="one function"):
+        cache.put("three", writer(b"three"), download_fn=writer(b"three"))
+
+
 def test_keys_of_one_basename_are_two_files(make: Any) -> None:
     cache = make()
     one, two = cache.put("a/model", writer(b"one")), cache.put("b/model", writer(b"two"))
