@@ -15,14 +15,15 @@ from thalamus_lite.errors import (
     WeightOffline,
     WeightUnreachable,
 )
-from thalamus_lite.weights.fill import Means, Order, fill
+from thalamus_lite.weights.fill import fill
 from thalamus_lite.weights.flight import Flight
 from thalamus_lite.weights.freshness import is_fresh
 from thalamus_lite.weights.giving_up import until
 from thalamus_lite.weights.holds import FolderDeleted, PublishedMeanwhile
 from thalamus_lite.weights.names import check_names
+from thalamus_lite.weights.order import Means, Order
 from thalamus_lite.weights.origin import OriginOptions
-from thalamus_lite.weights.put import NoOrigin, NoProgress, PutDownload, put_files, put_name
+from thalamus_lite.weights.put import NoOrigin, NoProgress, Put, put_files, put_name, take
 from thalamus_lite.weights.uses import Uses
 from thalamus_lite.weights.want import content_ident, source_key
 
@@ -106,7 +107,8 @@ class Asker:
         name, remote = source_key("put", key), put_files(key)
         order = Order(name, content_ident(name, remote), put_name(key), remote, None)
         never = threading.Event()
-        means = Means(NoOrigin(), PutDownload(make), NoProgress, self._tally, never)
+        prepare = Put(make, remote)
+        means = Means(NoOrigin(), take, NoProgress, self._tally, never, prepare)
         for _ in range(_ROUNDS):
             known = store.index.known(name)
             lease = known and self._lease(store, name, known)

@@ -122,8 +122,9 @@ class WeightCache:
     ) -> Path:
         """The key's file; ``download`` is called with a path to write it to if it is not here.
 
-        Once for all threads and processes that ask for the key meanwhile. The path may be evicted
-        by a later `put` or `acquire`. ``download_fn`` is thalamus-serve's name for ``download``.
+        It may make a folder there instead; then the folder's path is returned. Called once for all
+        threads and processes that ask for the key meanwhile. The path may be evicted by a later
+        `put` or `acquire`. ``download_fn`` is thalamus-serve's name for ``download``.
 
         Raises:
             TypeError: none of the two, or both.

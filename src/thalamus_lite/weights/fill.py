@@ -8,13 +8,15 @@ names of its own: that costs bandwidth, and whoever publishes first serves both.
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from thalamus_lite.errors import (
     CacheFull,
+    CacheUnusable,
     DiskFull,
     WeightAccessDenied,
     WeightChanged,
@@ -25,7 +27,7 @@ from thalamus_lite.errors import (
 from thalamus_lite.weights.crew import Stop, all_of
 from thalamus_lite.weights.eviction import drop_partial, make_room, unlink_blobs
 from thalamus_lite.weights.holds import FolderDeleted, PublishedMeanwhile, hold_partial
-from thalamus_lite.weights.layout import disk_errors, seal
+from thalamus_lite.weights.layout import disk_errors, remove, seal
 from thalamus_lite.weights.manifest import ManifestFile
 from thalamus_lite.weights.origin import DownloadCancelled
 from thalamus_lite.weights.partials import Parts
@@ -35,12 +37,10 @@ from thalamus_lite.weights.shelf import Shelf
 from thalamus_lite.weights.statements import length
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from thalamus_lite.weights.holds import Hold
     from thalamus_lite.weights.lease import EntryLease
-    from thalamus_lite.weights.origin import Download, Origin, Progress, RemoteFile, RemoteFiles
-    from thalamus_lite.weights.stats import Tally
+    from thalamus_lite.weights.order import Means, Order
+    from thalamus_lite.weights.origin import Progress, RemoteFile
     from thalamus_lite.weights.store import Store
 
 # Beyond this size a file brings its own connections.
@@ -50,28 +50,6 @@ _SMALL_AT_ONCE = 4
 _BUILDS = 3
 # After these the bytes are of no use to a later attempt.
 _USELESS = (WeightCorrupt, WeightChanged, WeightNotFound, WeightAccessDenied)
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What to make: ``remote``'s files, as the entry of ``ident``."""
-
-    key: str
-    ident: str
-    name: str
-    remote: RemoteFiles
-    checked_at: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What to make it with."""
-
-    origin: Origin
-    download: Download
-    progress: Callable[[str, int | None], Progress]
-    tally: Tally
-    cancel: threading.Event
 
 
 def fill(store: Store, order: Order, means: Means) -> EntryLease:
@@ -121,7 +99,8 @@ class _Maker:
         self._shelf = Shelf(store.layout, means.cancel)
         self._entry_id = ""
         self._lock = threading.Lock()
-        self._needs = {n: file.size or 0 for n, file in enumerate(order.remote.files)}
+        self._needs = _needs(order)
+        self._made = hold.folder / f"{secrets.token_hex(8)}.made"
         self._here: dict[int, ManifestFile] = {}
 
     def make(self) -> EntryLease:
@@ -135,10 +114,17 @@ class _Maker:
             with contextlib.suppress(WeightError, OSError):
                 self._give_up(useless=isinstance(error, _USELESS))
             raise
+        finally:
+            remove(self._made)
 
     def _make(self) -> EntryLease:
         self._parts.sweep()
-        self._find_shared()
+        if self._means.prepare is None:
+            self._find_shared()
+        else:
+            self._order = replace(self._order, remote=self._means.prepare(self._made))
+            self._needs = _needs(self._order)
+            self._forget_staged()
         self._reserve()
         self._store.system.reached("reserved")
         for _ in range(_BUILDS):
@@ -151,6 +137,14 @@ class _Maker:
                         del self._here[n]
                 self._reserve()
         raise PublishedMeanwhile
+
+    def _forget_staged(self) -> None:
+        """What a crash kept from becoming READY may have been other files."""
+        index, ident = self._store.index, self._order.ident
+        for row in index.unfinished() if self._hold.alone else ():
+            if row.ident == ident:
+                self._store.layout.discard(self._store.layout.entry(row.entry_id))
+                unlink_blobs(self._store, index.forget(row.entry_id, ident))
 
     def _find_shared(self) -> None:
         """Files whose bytes are here: staged before a crash, or part of another entry."""
@@ -228,10 +222,15 @@ class _Maker:
     def _bring(self, progress: Progress, stop: Stop, n: int) -> None:
         file = self._order.remote.files[n]
         part = self._parts.open(n, file, partial(self._grown, n))
-        with disk_errors():
-            got = self._means.download(
-                self._means.origin, file, part, progress=progress, cancel=stop
-            )
+        try:
+            with disk_errors():
+                got = self._means.download(
+                    self._means.origin, file, part, progress=progress, cancel=stop
+                )
+        except CacheUnusable as error:
+            if not self._hold.folder.exists():
+                raise FileNotFoundError(self._hold.folder) from error
+            raise
         if stop.is_set():
             # Nobody may be waiting for this thread any more.
             raise DownloadCancelled(f"the download of {file.relpath} was cancelled")
@@ -286,6 +285,10 @@ class _Maker:
             drop_partial(store, row)
         else:
             store.index.hold(self._entry_id, done)
+
+
+def _needs(order: Order) -> dict[int, int]:
+    return {n: file.size or 0 for n, file in enumerate(order.remote.files)}
 
 
 def _is_small(file: RemoteFile) -> bool:

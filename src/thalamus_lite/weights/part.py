@@ -41,9 +41,6 @@ class PartWriter:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             self._fd = os.open(part.path, flags, 0o600)
-        except FileNotFoundError:
-            # Its folder was deleted; who made that makes it again.
-            raise
         except OSError as error:
             raise _disk_error(error) from error
         self._changed = threading.Condition()

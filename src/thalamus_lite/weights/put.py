@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from thalamus_lite.errors import UnsafeName, WeightNotFound
 from thalamus_lite.weights.local import file_sha256
-from thalamus_lite.weights.names import check_relpath, public_url
+from thalamus_lite.weights.names import check_names, check_relpath, public_url
 from thalamus_lite.weights.origin import Downloaded, RemoteFile, RemoteFiles
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
     from typing import NoReturn
 
     from thalamus_lite.weights.origin import Origin, PartFile, Progress
@@ -30,29 +32,63 @@ class PutFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class PutDownload:
-    """A `Download` that asks ``make`` to write the file."""
+class Put:
+    """Has ``make`` write a file, named as in ``single``, or a folder of files."""
 
     make: Callable[[Path], object]
+    single: RemoteFiles
 
-    def __call__(
-        self,
-        origin: Origin,
-        file: RemoteFile,
-        part: PartFile,
-        *,
-        progress: Progress,
-        cancel: threading.Event,
-    ) -> Downloaded:
+    def __call__(self, path: Path) -> RemoteFiles:
         try:
-            self.make(part.path)
+            self.make(path)
         except Exception as error:
             raise PutFailed(error) from error
-        if not part.path.is_file():
+        if path.is_file():
+            return replace(self.single, files=(_made(path, self.single.files[0].relpath),))
+        # The order of a walk is the file system's.
+        files = tuple(_made(file, name) for name, file in sorted(_walk(path)))
+        if not files:
             raise WeightNotFound(
-                "the function given to put() wrote no file: it must write to the path it is given"
+                "the function given to put() wrote no file: it must write a file, or a folder with"
+                " files, at the path it is given"
             )
-        return Downloaded(part.path.stat().st_size, file_sha256(part.path))
+        check_names(file.relpath for file in files)
+        return replace(self.single, files=files, directory=True)
+
+
+def take(
+    origin: Origin,
+    file: RemoteFile,
+    part: PartFile,
+    *,
+    progress: Progress,
+    cancel: threading.Event,
+) -> Downloaded:
+    """A `Download` of what a `Put` has made."""
+    made = Path(file.locator)
+    if made.is_symlink():
+        shutil.copyfile(made, part.path)
+    else:
+        made.rename(part.path)
+    return Downloaded(part.path.stat().st_size, file_sha256(part.path))
+
+
+def _made(path: Path, name: str) -> RemoteFile:
+    size = path.stat().st_size
+    return RemoteFile(relpath=name, locator=str(path), size=size, validator="", digests={})
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
+    for parent, folders, files in os.walk(folder):
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            name = path.relative_to(folder).as_posix()
+            if path.is_file():
+                yield name, path
+            elif path.is_symlink() or not path.is_dir():
+                raise UnsafeName(
+                    f"the function given to put() made {name!a}, which is neither a file nor a"
+                    " folder: the cache keeps nothing else"
+                )
 
 
 class NoOrigin:

@@ -17,6 +17,7 @@ from tests_weights_cache_fakes import Engine, Folder, audit, http
 from thalamus_lite.errors import CacheUnusable, WeightError
 from thalamus_lite.weights import recovery
 from thalamus_lite.weights.cache import _MENDS
+from thalamus_lite.weights.part import PartWriter
 from thalamus_lite.weights.store import EntryDamaged
 
 if TYPE_CHECKING:
@@ -430,3 +431,24 @@ def test_folders_that_are_deleted_again_and_again_are_spoken_of(
     with pytest.raises(CacheUnusable, match="are deleted while it is in use"):
         cache.acquire(http("more"))
     assert len(origin.notes("download")) == 2
+
+
+def test_the_folder_of_a_download_deleted_between_two_files_is_made_again(
+    make: Any, origin: Folder, root: Path
+) -> None:
+    """The engine itself finds no place for the second file."""
+    names = ["a", "b", "c", "d", "e", "f"]
+    data = {name: origin.put(name, os.urandom(1000)) for name in names}
+    deleted: list[int] = []
+
+    class Deleting(Engine):
+        def __call__(self, origin: Any, file: Any, part: Any, **means: Any) -> Any:
+            if not deleted and file.relpath == "f":
+                deleted.append(1)
+                shutil.rmtree(root / "partial")
+                PartWriter(part, {})
+            return super().__call__(origin, file, part, **means)
+
+    with make(download=Deleting()).acquire(http(*names)) as lease:
+        assert {name: (lease.path / name).read_bytes() for name in names} == data
+    assert audit(root) == []

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests_weights_cache_fakes import audit
+from tests_weights_cache_fakes import Crash, Steps, audit
 
-from thalamus_lite.errors import WeightNotFound
+from thalamus_lite.errors import CacheFull, UnsafeName, WeightNotFound
 from thalamus_lite.weights.cache import CacheStats, WeightCache
 
 if TYPE_CHECKING:
@@ -54,6 +55,94 @@ def test_the_function_has_the_name_that_thalamus_serve_gave_it_too(make: Any) ->
         cache.put("three")
     with pytest.raises(TypeError, match="one function"):
         cache.put("three", writer(b"three"), download_fn=writer(b"three"))
+
+
+def folder(files: dict[str, bytes]) -> Any:
+    def write(path: Path) -> None:
+        for name, data in files.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(data)
+
+    return write
+
+
+def test_the_function_may_make_a_folder(make: Any, root: Path) -> None:
+    cache = make()
+    files = {"config.json": b"{}", "sub/model.bin": os.urandom(1000), "copy.bin": b"{}"}
+    path = cache.put("repo", folder(files))
+    assert {name: (path / name).read_bytes() for name in files} == files
+    assert cache.put("repo", folder({})) == cache.get("repo") == path
+    assert cache.contains("repo")
+    assert cache.stats().total_size_bytes == 1002
+    assert audit(root) == []
+    cache.close()
+    assert make().get("repo") == path
+    assert make().rebuild() == 1
+    assert make().clear() == (1002, 2)
+    assert not list(root.glob("partial/*"))
+
+
+def test_links_to_files_become_files(make: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_bytes(b"mine")
+
+    def write(path: Path) -> None:
+        path.mkdir()
+        (path / "link").symlink_to(tmp_path / "mine")
+
+    path = make().put("k", write)
+    assert not (path / "link").is_symlink()
+    assert (path / "link").read_bytes() == b"mine"
+    single = make().put("l", lambda path: path.symlink_to(tmp_path / "mine"))
+    assert not single.is_symlink()
+    assert single.read_bytes() == b"mine"
+    assert (tmp_path / "mine").stat().st_mode & 0o200
+
+
+@pytest.mark.parametrize("kind", ["pipe", "dangling", "link to a folder"])
+def test_what_is_neither_a_file_nor_a_folder_is_refused(
+    make: Any, root: Path, kind: str, tmp_path: Path
+) -> None:
+    def write(path: Path) -> None:
+        path.mkdir()
+        (path / "good").write_bytes(b"good")
+        if kind == "pipe":
+            os.mkfifo(path / "bad")
+        else:
+            (path / "bad").symlink_to(tmp_path if kind != "dangling" else tmp_path / "nowhere")
+
+    with pytest.raises(UnsafeName, match="bad"):
+        make().put("k", write)
+    assert not list(root.glob("partial/*"))
+    assert audit(root) == []
+
+
+def test_a_folder_without_files_is_no_weights(make: Any, root: Path) -> None:
+    with pytest.raises(WeightNotFound, match="wrote no file"):
+        make().put("k", lambda path: (path / "sub").mkdir(parents=True))
+    assert not list(root.glob("partial/*"))
+
+
+def test_a_folder_beyond_the_budget_leaves_nothing_behind(make: Any, root: Path) -> None:
+    with pytest.raises(CacheFull):
+        make(max_bytes=100).put("k", folder({"a": b"a" * 60, "b": b"b" * 60}))
+    assert not list(root.glob("partial/*"))
+    assert audit(root) == []
+
+
+@pytest.mark.parametrize(
+    "step", ["reserved", "verified", "staged", "blob_in_place", "shelved", "entry_in_place"]
+)
+def test_after_a_crash_the_function_makes_everything_anew(make: Any, root: Path, step: str) -> None:
+    steps = Steps(at=step, error=Crash())
+    cache = make(reached=steps)
+    with pytest.raises(Crash):
+        cache.put("k", folder({"old": b"old", "same": b"one"}))
+    steps.at = ""
+    path = cache.put("k", folder({"same": b"two", "new": b"new"}))
+    assert sorted(p.name for p in path.iterdir()) == ["new", "same"]
+    assert (path / "same").read_bytes() == b"two"
+    assert audit(root) == []
+    assert not list(root.glob("partial/*"))
 
 
 def test_keys_of_one_basename_are_two_files(make: Any) -> None:
