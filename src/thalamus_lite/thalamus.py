@@ -126,8 +126,6 @@ class Thalamus(Decorator):
         return engine
 
 
-
-
 def _first_line(error: BaseException) -> str:
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__

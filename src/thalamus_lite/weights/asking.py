@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from thalamus_lite.errors import (
@@ -25,7 +25,7 @@ from thalamus_lite.weights.order import Means, Order
 from thalamus_lite.weights.origin import OriginOptions
 from thalamus_lite.weights.put import NoOrigin, NoProgress, Put, put_files, put_name, take
 from thalamus_lite.weights.uses import Uses
-from thalamus_lite.weights.want import content_ident, source_key
+from thalamus_lite.weights.want import Asked, Want, content_ident, source_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from thalamus_lite.weights.options import CacheOptions
     from thalamus_lite.weights.origin import Origin, RemoteFiles
     from thalamus_lite.weights.records import Known
-    from thalamus_lite.weights.sources import WeightSource
     from thalamus_lite.weights.stats import Tally
     from thalamus_lite.weights.store import Store
     from thalamus_lite.weights.wiring import Wiring
@@ -50,22 +49,6 @@ _DELETIONS = 1
 _MEMO_SIZE = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """``filename`` renames a single file; ``timeout_s`` takes the place of the cache's own."""
-
-    source: WeightSource
-    filename: str | None = None
-    timeout_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Want:
-    asked: Asked
-    key: str
-    origin: Origin
-
-
 class Asker:
     def __init__(self, options: CacheOptions, wiring: Wiring, tally: Tally) -> None:
         self._options = options
@@ -75,7 +58,7 @@ class Asker:
         self._flight = Flight()
         self._uses = Uses(wiring.system.monotonic)
         self._origins: dict[tuple[str, float], Origin] = {}
-        self._wants: dict[Asked, _Want] = {}
+        self._wants: dict[Asked, Want] = {}
         self._unreachable: dict[str, float] = {}
 
     def ask(self, store: Store, asked: Asked, cancel: threading.Event) -> EntryLease:
@@ -135,7 +118,7 @@ class Asker:
         self._wants = {}
         self._origins = {}
 
-    def _want(self, asked: Asked) -> _Want:
+    def _want(self, asked: Asked) -> Want:
         want = self._wants.get(asked)
         if want is None:
             source, timeout_s = asked.source, asked.timeout_s or self._options.timeout_s
@@ -149,10 +132,10 @@ class Asker:
             key = source_key(origin.identity(source), narrowed, source.sha256, asked.filename)
             if len(self._wants) >= _MEMO_SIZE:
                 self._wants.clear()
-            want = self._wants[asked] = _Want(asked, key, origin)
+            want = self._wants[asked] = Want(asked, key, origin)
         return want
 
-    def _fresh(self, store: Store, want: _Want, since: float) -> EntryLease | None:
+    def _fresh(self, store: Store, want: Want, since: float) -> EntryLease | None:
         """A lease on what may be served without asking anybody."""
         known = store.index.known(want.key)
         if known is None:
@@ -189,7 +172,7 @@ class Asker:
         self._uses.used(store.index, lease.entry_id)
 
     def _bring(
-        self, store: Store, want: _Want, since: float, cancel: threading.Event
+        self, store: Store, want: Want, since: float, cancel: threading.Event
     ) -> EntryLease | None:
         """What the one thread does that all others wait for."""
         lease = self._fresh(store, want, since)
@@ -216,7 +199,7 @@ class Asker:
             return lease
 
     def _ask_origin(
-        self, store: Store, want: _Want, known: Known | None, cancel: threading.Event
+        self, store: Store, want: Want, known: Known | None, cancel: threading.Event
     ) -> EntryLease | None:
         source = want.asked.source
         asked_at = self._system.wall_clock()
@@ -253,7 +236,7 @@ class Asker:
                 return lease
         return None
 
-    def _order(self, want: _Want, remote: RemoteFiles, asked_at: float) -> Order:
+    def _order(self, want: Want, remote: RemoteFiles, asked_at: float) -> Order:
         source, filename = want.asked.source, want.asked.filename
         files = remote.files
         if not files or (len(files) > 1 and not remote.directory):

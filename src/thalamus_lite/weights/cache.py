@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from thalamus_lite.errors import CacheUnusable, WeightError
 from thalamus_lite.weights import eviction
-from thalamus_lite.weights.asking import Asked, Asker
+from thalamus_lite.weights.asking import Asker
 from thalamus_lite.weights.database import Database
 from thalamus_lite.weights.forks import watch
 from thalamus_lite.weights.index import Index
@@ -30,6 +30,7 @@ from thalamus_lite.weights.sources import FileWeight
 from thalamus_lite.weights.sqlerrors import IndexDamaged
 from thalamus_lite.weights.stats import CacheSnapshot, CacheStats, Tally
 from thalamus_lite.weights.store import EntryDamaged, Store
+from thalamus_lite.weights.want import Asked
 from thalamus_lite.weights.wiring import Wiring
 
 if TYPE_CHECKING:

@@ -149,6 +149,33 @@ def _name(pair: str) -> str:
     return unquote(pair.partition("=")[0], errors="surrogateescape").lower()
 
 
+def http_url(url: str, field: str) -> str:
+    """``url``, if it is one that can be asked.
+
+    Raises:
+        ValueError: it is not.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme.lower() in ("http", "https") and bool(parts.hostname)
+        # Reading the port is what makes urlsplit look at it.
+        usable = usable and parts.port != 0 and " " not in parts.netloc
+    except ValueError:
+        usable = False
+    if not usable or has_control(url):
+        raise ValueError(f"{field} must be http:// or https:// URLs with a host")
+    return url
+
+
+def with_spaces(url: str) -> str:
+    """As browsers send it."""
+    return url.replace(" ", "%20")
+
+
+def has_control(value: str) -> bool:
+    return any(c < " " or c == "\x7f" for c in value)
+
+
 def _problem(name: str) -> str | None:
     try:
         size = len(name.encode("utf-8"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
-from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -17,7 +16,14 @@ from pydantic import (
 )
 
 from thalamus_lite.errors import UnsafeName
-from thalamus_lite.weights.names import check_relpath, public_url, url_file_name
+from thalamus_lite.weights.names import (
+    check_relpath,
+    has_control,
+    http_url,
+    public_url,
+    url_file_name,
+    with_spaces,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,14 +119,14 @@ class S3Weight(_RemoteSource):
     @field_validator("bucket")
     @classmethod
     def _check_bucket(cls, value: str) -> str:
-        if not value or "/" in value or _has_control(value):
+        if not value or "/" in value or has_control(value):
             raise ValueError('bucket must be the bucket\'s bare name, like bucket="models"')
         return value
 
     @field_validator("key", "prefix")
     @classmethod
     def _check_key(cls, value: str | None) -> str | None:
-        if value is not None and (not value.strip("/") or _has_control(value)):
+        if value is not None and (not value.strip("/") or has_control(value)):
             raise ValueError(
                 'key and prefix must not be empty: write key="bert/model.pt" or prefix="bert/"'
             )
@@ -129,7 +135,7 @@ class S3Weight(_RemoteSource):
     @field_validator("endpoint_url")
     @classmethod
     def _check_endpoint(cls, value: str | None) -> str | None:
-        return None if value is None else _http_url(value, "endpoint_url")
+        return None if value is None else http_url(value, "endpoint_url")
 
     @model_validator(mode="after")
     def _check_one(self) -> S3Weight:
@@ -193,7 +199,7 @@ class HFWeight(_RemoteSource):
             not value
             or ".." in value
             or value.startswith("/")
-            or _has_control(value)
+            or has_control(value)
             or "?" in value
         ):
             raise ValueError('revision must be a branch, a tag or a commit, like revision="main"')
@@ -232,7 +238,7 @@ class HTTPWeight(_RemoteSource):
     def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("'urls' must not be empty")
-        urls = tuple(_with_spaces(_http_url(url.strip(" "), "urls")) for url in value)
+        urls = tuple(with_spaces(http_url(url.strip(" "), "urls")) for url in value)
         if len(set(urls)) < len(urls):
             raise ValueError("'urls' must not name one URL twice")
         return urls
@@ -280,27 +286,6 @@ class FileWeight(_Source):
 
 WeightSource: TypeAlias = S3Weight | HFWeight | HTTPWeight | FileWeight
 """Every kind of weight source."""
-
-
-def _http_url(url: str, field: str) -> str:
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme.lower() in ("http", "https") and bool(parts.hostname)
-        # Reading the port is what makes urlsplit look at it.
-        usable = usable and parts.port != 0 and " " not in parts.netloc
-    except ValueError:
-        usable = False
-    if not usable or _has_control(url):
-        raise ValueError(f"{field} must be http:// or https:// URLs with a host")
-    return url
-
-
-def _with_spaces(url: str) -> str:
-    return url.replace(" ", "%20")
-
-
-def _has_control(value: str) -> bool:
-    return any(c < " " or c == "\x7f" for c in value)
 
 
 def _shown_args(args: Any, field: str, shown: Any) -> Any:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from thalamus_lite.errors import UnsafeName, WeightChanged, WeightOffline, WeightSourceInvalid
 from thalamus_lite.schemas.storage import S3Ref
 from thalamus_lite.settings import Settings
-from thalamus_lite.weights.asking import Asked
 from thalamus_lite.weights.cache import WeightCache
 from thalamus_lite.weights.forks import Lock, no_fork
 from thalamus_lite.weights.names import check_relpath
 from thalamus_lite.weights.options import CacheOptions
 from thalamus_lite.weights.origin import OriginOptions, PartFile
 from thalamus_lite.weights.sources import HTTPWeight, S3Weight
+from thalamus_lite.weights.want import Asked
 from thalamus_lite.weights.wiring import Wiring
 
 if TYPE_CHECKING:

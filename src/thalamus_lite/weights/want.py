@@ -1,13 +1,33 @@
-"""What a source is called in the cache."""
+"""What is asked for, and what it is called in the cache."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from thalamus_lite.weights.origin import RemoteFiles
+    from thalamus_lite.weights.origin import Origin, RemoteFiles
+    from thalamus_lite.weights.sources import WeightSource
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """``filename`` renames a single file; ``timeout_s`` takes the place of the cache's own."""
+
+    source: WeightSource
+    filename: str | None = None
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What was asked for, its name, and whom to ask for it."""
+
+    asked: Asked
+    key: str
+    origin: Origin
 
 
 def source_key(identity: str, *refinements: object) -> str:
