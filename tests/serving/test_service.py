@@ -1,6 +1,8 @@
 """The use cases behind the routes and what the probes are told, where no other test passes by."""
 
 import asyncio
+import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ from lifecycle_kit import (
     Out,
     answers,
     body,
+    counted,
     engine_of,
     lanes_alive,
     runtime_of,
     state_of,
     until,
+    use_backend,
 )
 
 from thalamus_lite import FileWeight, ModelCapacity, Thalamus
@@ -356,3 +360,84 @@ async def test_replicas_have_a_device_each_and_one_queue(
         assert sorted(text for answer in found for text in answers(answer)) == sorted(loads)
         assert found[0].json()["meta"]["device"] == "cuda:0, cuda:1"
         assert len(lanes_alive("m")) == 2
+
+
+async def test_what_a_model_counted_outlives_it() -> None:
+    app = Thalamus()
+
+    @app.model(model_id="m")
+    class Model(Echo):
+        def predict(self, inputs: list[In]) -> list[Out]:
+            time.sleep(0.02)
+            return super().predict(inputs)
+
+    async with AsyncClient(app) as client:
+        for times in (1, 2):
+            answers(await client.post("/predict", json=body("x")))
+            if times == 2:
+                # A scrape in between counts nothing twice.
+                assert await counted(client, "thalamus_lane_busy_seconds_total", model="m") >= 0.02
+            assert (await client.post("/models/m/unload")).status == 200
+            busy = await counted(client, "thalamus_lane_busy_seconds_total", model="m")
+            assert 0.02 * times <= busy < 0.02 * times + 5
+    assert busy < 5
+
+
+async def test_numbers_that_cannot_be_are_an_error_of_the_capacity_hook() -> None:
+    app = Thalamus()
+    word: list[Any] = []
+
+    @app.model(model_id="m")
+    class Model(Echo):
+        def capacity(self) -> ModelCapacity:
+            return ModelCapacity(
+                remaining_requests=word[0], ideal_batch_size=word[1], max_batch_size=word[2]
+            )
+
+    async with AsyncClient(app) as client:
+        for word[:] in ([-1, 1, 1], [1, 0, 1], [1, 2, 1], [1, -1, -1]):
+            found = (await client.get("/capacity")).json()
+            model = found["models"]["m@1.0.0"]
+            assert (model["accepting"], model["reason"]) == (False, "capacity_hook_error")
+            assert (found["accepting"], found["remaining_requests"]) == (False, 0)
+        word[:] = [0, 1, 1]
+        assert (await client.get("/capacity")).json()["models"]["m@1.0.0"]["reason"] is None
+
+
+async def test_load_that_fails_for_good_on_its_device_takes_the_process_out_of_service(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use_backend(monkeypatch, FakeDevice())
+    ended: list[int] = []
+    monkeypatch.setattr("thalamus_lite.engine._end_process", lambda: ended.append(1))
+    app = Thalamus(load="lazy")
+
+    @app.model(model_id="m")
+    class Model(Echo):
+        def load(self, weights: dict[str, Path], device: str) -> None:
+            raise Lost("an illegal memory access was encountered")
+
+    async with AsyncClient(app) as client:
+        assert (await client.post("/predict", json=body("x"))).status == 503
+        answer = await client.post("/predict", json=body("x"))
+        assert (answer.status, answer.json()["code"]) == (503, "device_failed")
+        assert (await client.get("/ready")).status == 503
+        await until(lambda: ended)
+
+
+async def test_failed_load_leaves_no_half_model_in_memory() -> None:
+    app = Thalamus(load="lazy")
+    made: list[weakref.ref[Any]] = []
+
+    @app.model(model_id="m")
+    class Model(Echo):
+        def __init__(self) -> None:
+            self.itself = self
+            made.append(weakref.ref(self))
+
+        def load(self, weights: dict[str, Path], device: str) -> None:
+            raise RuntimeError("not today")
+
+    async with AsyncClient(app) as client:
+        assert (await client.post("/predict", json=body("x"))).status == 503
+        assert made[0]() is None

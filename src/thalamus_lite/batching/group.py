@@ -130,6 +130,8 @@ class LaneGroup:
         self.answered: Callable[[PendingRequest, float], None] = _observe_nothing
         # The report is None for a stream.
         self.observe: Callable[[Batch, Report | None], None] = _observe_nothing
+        # What the metrics have of the queue's and the lanes' counts.
+        self.told: tuple[float, float, float] = (0, 0, 0)
         self._idle: asyncio.Future[None] | None = None
 
     def units(self, batch: Batch) -> list[list[Any]]:

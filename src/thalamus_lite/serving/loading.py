@@ -6,11 +6,12 @@ All of it, or nothing is left behind.
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from thalamus_lite.batching.execution import run_job
+from thalamus_lite.batching.execution import clear_frames, run_job
 from thalamus_lite.batching.group import LaneGroup
 from thalamus_lite.batching.lane import Hooks, Lane
 from thalamus_lite.batching.queue import QueuePolicy
@@ -81,6 +82,10 @@ async def load(loaded: Loaded, context: Context) -> LaneGroup:
         if any(lane.backend.is_fatal(error) for lane in loaded.lanes[:1]):
             context.batcher.on_fatal(error)
         await loaded.release(context.watchdog_s)
+        if loaded.lanes:
+            # Half a model may be a ring of the user's making: the next try needs its memory.
+            clear_frames(error)
+            await in_thread(gc.collect)
         raise
     return group
 

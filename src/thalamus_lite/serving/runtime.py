@@ -24,6 +24,7 @@ from thalamus_lite.errors import (
 )
 from thalamus_lite.observability.logs import log_of_model, sentence_of, traceback_of
 from thalamus_lite.serving.backoff import Backoff
+from thalamus_lite.serving.carried import carry
 from thalamus_lite.serving.loaded import Loaded
 from thalamus_lite.serving.loading import load
 from thalamus_lite.serving.readiness import Readiness
@@ -257,7 +258,9 @@ class ModelRuntime:
 
     async def _unload(self) -> None:
         assert self._loaded is not None
+        assert self.group is not None
         await unload(self._loaded, self._context)
+        carry(self._context.metrics, self.spec.id, self.group)
         self._loaded = self.group = self.device = None
         self._move(State.UNLOADED)
         log_of_model(logging.INFO, self.spec.key, "unloaded")

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+from thalamus_lite.serving.carried import carry
 from thalamus_lite.serving.states import State
 from thalamus_lite.serving.threads import in_thread
 
@@ -88,11 +89,7 @@ class Snapshots:
             group = runtime.group
             depth[spec.id] = depth.get(spec.id, 0) + (group.queue.depth if group else 0)
             if group is not None:
-                counts = group.queue.counts
-                self._count(metrics.holds.labels(spec.id), spec.key + "/holds", counts.holds)
-                self._count(metrics.hold_gain.labels(spec.id), spec.key + "/gain", counts.hold_gain)
-                busy = sum(lane.busy_seconds for lane in group.lanes)
-                self._count(metrics.lane_busy.labels(spec.id), spec.key + "/busy", busy)
+                carry(metrics, spec.id, group)
         for model_id, waiting in depth.items():
             metrics.queue_depth.labels(model_id).set(waiting)
         self._update_cache_metrics()
