@@ -250,7 +250,9 @@ def test_first_requests_of_several_threads_start_the_app_once() -> None:
     assert counting.loads == 1
     with TestClient(counting.app):
         pass
-    assert not lanes_alive("m")
+    for lane in lanes_alive("m"):
+        lane.join(30)
+        assert not lane.is_alive()
 
 
 def test_loop_that_stands_still_gives_the_app_away() -> None:
