@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from urllib3.exceptions import HTTPError
 from thalamus_lite.errors import WeightSourceInvalid
 from thalamus_lite.weights.http_client import refusal, strong_etag, translated
 from thalamus_lite.weights.ranges import parse_content_range, parse_length
+from thalamus_lite.weights.retry import Unanswered
 from thalamus_lite.weights.verify import is_verifiable
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ class HTTPBody:
         self._where = where
         self._broken = broken
         self._failure: Exception | None = None
+        self._aborted = False
         self.validator = strong_etag(headers.get("ETag"))
         length = parse_length(headers.get("Content-Length"))
         claimed = headers.get("Content-Range")
@@ -128,11 +131,18 @@ class HTTPBody:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def abort(self) -> None:
-        """End a read in progress in another thread."""
+        """End a read in progress in another thread. What it brings after this is not believed."""
+        self._aborted = True
         # A connection that is closed, or returned to its pool, has no read in progress; nor has a
         # stand-in of moto's, which has no connection.
-        with suppress(OSError, ValueError, RuntimeError, AttributeError):
-            self._response.shutdown()
+        if getattr(self._response, "_connection", None) is None:
+            return
+        of = getattr(getattr(self._response, "_sock_shutdown", None), "__self__", None)
+        if isinstance(of, socket.socket):
+            # Not the socket's own method: over TLS that takes the decryption away first, and the
+            # read in progress goes on with the encrypted bytes.
+            with suppress(OSError):
+                socket.socket.shutdown(of, socket.SHUT_RD)
 
     def close(self) -> None:
         # A body that was read to its end has returned its connection already.
@@ -140,7 +150,12 @@ class HTTPBody:
 
     def _read1(self, n: int) -> bytes:
         try:
-            return self._response.read1(n) or b""
+            data = self._response.read1(n) or b""
         except HTTPError as error:
             self._broken()
             raise translated(error, self._where) from None
+        # Where a body ends with its connection, an end that was made here is none of the file's.
+        if self._aborted:
+            self._broken()
+            raise Unanswered(f"{self._where}: the answer came too slowly, and was broken off")
+        return data

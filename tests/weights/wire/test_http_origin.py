@@ -21,6 +21,7 @@ from thalamus_lite.weights.addresses import Guard
 from thalamus_lite.weights.giving_up import until
 from thalamus_lite.weights.http_origin import HTTPOrigin
 from thalamus_lite.weights.origin import DownloadCancelled, OriginOptions, origin_for
+from thalamus_lite.weights.retry import is_retryable
 from thalamus_lite.weights.sources import HTTPWeight
 
 
@@ -628,3 +629,65 @@ def test_parallel_listings_share_one_origin(server, http):
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_bytes_that_come_after_the_end_of_an_answer_are_not_believed(
+    server, http, make_content, monkeypatch, tmp_path, authority, tls
+):
+    if tls:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        server.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(server.tls)
+    server.content = make_content(2_000_000)
+    (file,) = http.list(source(server.url + "/a.pt")).files
+    body = http.open(file)
+    got = body.read(100_000)
+    # More has arrived by now, or arrives while the connection is shut.
+    body.abort()
+    with pytest.raises(WeightUnreachable) as caught:
+        body.read(100_000)
+    assert is_retryable(caught.value)
+    assert got == server.content[: len(got)]
+    body.close()
+
+
+def test_read_in_progress_ends_with_its_answer(secure, http, act, monkeypatch, tmp_path):
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    (file,) = http.list(source(secure.url + "/a.pt")).files
+    secure.script.append(act(cut=1_000, stall=True))
+    body = http.open(file)
+    assert body.read(1_000) == secure.content[:1_000]
+    timer = threading.Timer(0.05, body.abort)
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(WeightUnreachable):
+        body.read(1_000)
+    assert time.monotonic() - began < 4.0
+    timer.join()
+    body.close()
+
+
+def test_connection_that_was_shut_is_not_used_again(secure, http, monkeypatch, tmp_path):
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    (file,) = http.list(source(secure.url + "/a.pt")).files
+    body = http.open(file)
+    body.abort()
+    with pytest.raises(WeightUnreachable):
+        body.read(20_000)
+    body.close()
+    again = http.open(file)
+    assert again.read(20_000) == secure.content
+    again.abort()
+    again.close()
+
+
+def test_end_that_was_made_here_is_not_the_end_of_the_file(server, http, act):
+    (file,) = http.list(source(server.url + "/a.pt")).files
+    server.script.append(act(headers={"Content-Length": None}, cut=1_000, stall=True))
+    body = http.open(file)
+    assert body.read(1_000) == server.content[:1_000]
+    body.abort()
+    with pytest.raises(WeightUnreachable, match="broken off"):
+        body.read(1_000)
+    body.close()
