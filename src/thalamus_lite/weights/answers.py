@@ -1,15 +1,20 @@
-"""An answer held against what was listed and what was asked."""
+"""An answer held against what was listed and what was asked; a listing against what can be."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from thalamus_lite.errors import WeightChanged
+from thalamus_lite.errors import WeightChanged, WeightUnreachable
 from thalamus_lite.weights.retry import Unanswered
 from thalamus_lite.weights.verify import is_verifiable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from thalamus_lite.weights.origin import RangeBody, RemoteFile
+
+# More than any disk, and their sum still fits into the index.
+_MOST_BYTES = 2**60
 
 
 class RangesRefused(Exception):
@@ -47,4 +52,16 @@ def judge(file: RemoteFile, body: RangeBody, start: int, *, whole: bool) -> None
         raise Unanswered(
             f"{file.relpath}: the server sent bytes from {body.start} on, where it was asked for"
             f" bytes from {start} on"
+        )
+
+
+def check_sizes(files: Sequence[RemoteFile], where: str) -> None:
+    """
+    Raises:
+        WeightUnreachable: no files have the sizes that the server gives.
+    """
+    sizes = [file.size for file in files if file.size is not None]
+    if any(size < 0 for size in sizes) or sum(sizes) > _MOST_BYTES:
+        raise WeightUnreachable(
+            f"{where}: the server gives sizes that no files have: check that it is the right server"
         )

@@ -169,6 +169,12 @@ def ask(operation: Callable[..., Any], where: str, **kwargs: Any) -> Any:
         raise _refusal(error, where) from None
     except BotoCoreError as error:
         raise _failure(error, where) from None
+    except (ValueError, OverflowError) as error:
+        # A number or a date that is none; the error would repeat what the server sent.
+        raise WeightUnreachable(
+            f"{where}: the server does not answer as S3 does ({type(error).__name__}): check"
+            " endpoint_url"
+        ) from None
 
 
 def required(answer: Mapping[str, Any], name: str, where: str) -> Any:

@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 
 from urllib3 import HTTPHeaderDict
 
-from thalamus_lite.errors import WeightNotFound
+from thalamus_lite.errors import WeightNotFound, WeightUnreachable
 from thalamus_lite.settings import env
 from thalamus_lite.weights.addresses import Guard
+from thalamus_lite.weights.answers import check_sizes
+from thalamus_lite.weights.giving_up import go_on
 from thalamus_lite.weights.http_body import HTTPBody
 from thalamus_lite.weights.names import check_names, public_url
 from thalamus_lite.weights.origin import RemoteFile, RemoteFiles
@@ -25,7 +27,7 @@ from thalamus_lite.weights.s3_client import ask, client_for, forget_clients, req
 from thalamus_lite.weights.s3_upload import exists, upload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from thalamus_lite.weights.origin import OriginOptions, RangeBody
     from thalamus_lite.weights.sources import S3Weight, WeightSource
@@ -42,6 +44,10 @@ _CHECKSUMS = {
 }
 _HEX = frozenset({"sha1", "sha256"})
 _ONCE = RetryPolicy(attempts=1)
+
+# S3 itself puts 1000 keys on a page. Some servers send empty ones, over objects that were deleted.
+_MOST_PAGES = 1_000
+_MOST_KEYS = 200_000
 
 
 class S3Origin:
@@ -107,6 +113,7 @@ class S3Origin:
         etag = _quoted(head.get("ETag"))
         size = required(head, "ContentLength", where)
         file = RemoteFile(name, locator, size, etag, _digests(head, bucket))
+        check_sizes([file], where)
         return RemoteFiles((file,), False, version or etag, immutable=False)
 
     def _listing(self, source: S3Weight, policy: RetryPolicy) -> RemoteFiles:
@@ -114,9 +121,9 @@ class S3Origin:
         where = f"s3://{source.bucket}/{prefix}"
         found = [
             (key[len(prefix) :], entry)
-            for entry in self._entries(source, where, policy)
+            for key, entry in self._entries(source, where, policy).items()
             # Consoles and sync tools mark an empty folder with an object of its name.
-            if (key := entry["Key"]) != prefix and not (key.endswith("/") and not entry["Size"])
+            if key != prefix and not (key.endswith("/") and not entry["Size"])
         ]
         if not found:
             raise WeightNotFound(f"there are no objects below {where}: check the bucket and prefix")
@@ -132,21 +139,34 @@ class S3Origin:
             )
             for name, entry in sorted(found, key=lambda item: item[0])
         )
+        check_sizes(files, where)
         lines = (f"{file.relpath}\0{file.size}\0{file.validator}" for file in files)
         version = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
         return RemoteFiles(files, True, version, immutable=False)
 
-    def _entries(self, source: S3Weight, where: str, policy: RetryPolicy) -> Iterator[Any]:
+    def _entries(self, source: S3Weight, where: str, policy: RetryPolicy) -> dict[str, Any]:
+        """All of a listing, by key: a part of it must not be taken for the folder."""
         client = self._client(source.region, source.endpoint_url)
         kwargs = {"Bucket": source.bucket, "Prefix": _folder(source.prefix)}
-        while True:
+        found: dict[str, Any] = {}
+        for _ in range(_MOST_PAGES):
+            go_on()
             page = call(partial(ask, client.list_objects_v2, where, **kwargs), policy)
-            yield from page.get("Contents", ())
+            entries = page.get("Contents", ())
+            known = len(found)
+            found |= {_key(entry, kwargs["Prefix"], where): entry for entry in entries}
+            if not page.get("IsTruncated"):
+                return found
             token = page.get("NextContinuationToken")
-            # A server that repeats its token would be asked for ever.
-            if not page.get("IsTruncated") or not token or token == kwargs.get("ContinuationToken"):
-                return
+            if not token or token == kwargs.get("ContinuationToken"):
+                break
+            if (entries and len(found) == known) or len(found) > _MOST_KEYS:
+                break
             kwargs["ContinuationToken"] = token
+        raise WeightUnreachable(
+            f"{where}: the server's listing does not come to an end ({len(found)} objects so far):"
+            " check the endpoint_url, or name a smaller prefix"
+        )
 
     def _client(self, region: str | None, endpoint: str | None) -> Any:
         client = client_for(region, endpoint)
@@ -163,6 +183,16 @@ class S3Origin:
 def _folder(prefix: str | None) -> str:
     """``bert`` means ``bert/``: it must not bring ``bert-large/``."""
     return "" if not prefix else prefix.rstrip("/") + "/"
+
+
+def _key(entry: Mapping[str, Any], prefix: str, where: str) -> str:
+    key = str(required(entry, "Key", where))
+    if not key.startswith(prefix):
+        raise WeightUnreachable(
+            f"{where}: the server lists objects that are not below the prefix: check endpoint_url"
+        )
+    required(entry, "Size", where)
+    return key
 
 
 def _given(kwargs: Mapping[str, Any]) -> dict[str, Any]:

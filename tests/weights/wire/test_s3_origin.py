@@ -4,6 +4,7 @@ import base64
 import hashlib
 import logging
 import sys
+import threading
 import zlib
 from dataclasses import replace
 
@@ -20,8 +21,9 @@ from thalamus_lite.errors import (
     WeightUnreachable,
 )
 from thalamus_lite.weights.addresses import Guard
-from thalamus_lite.weights.origin import OriginOptions, origin_for
-from thalamus_lite.weights.retry import RetryPolicy
+from thalamus_lite.weights.giving_up import until
+from thalamus_lite.weights.origin import DownloadCancelled, OriginOptions, origin_for
+from thalamus_lite.weights.retry import RetryPolicy, is_retryable
 from thalamus_lite.weights.s3_client import ask
 from thalamus_lite.weights.s3_origin import S3Origin, client_for, exists, forget_clients, upload
 from thalamus_lite.weights.s3_upload import UploadOptions
@@ -456,15 +458,97 @@ def test_listing_is_tried_again_page_by_page(moto_client, moto, origin, patient,
     assert len(patient) == 2
 
 
-def test_server_that_repeats_its_token_is_left(origin, monkeypatch):
-    class Loops:
-        def list_objects_v2(self, **kwargs):
-            entry = {"Key": f"p/{len(kwargs)}", "Size": 1, "ETag": "e"}
-            return {"Contents": [entry], "IsTruncated": True, "NextContinuationToken": "again"}
+class Pages:
+    """A server whose listing consists of what ``page(n)`` returns, for n from 1 on."""
 
-    monkeypatch.setattr("thalamus_lite.weights.s3_origin.client_for", lambda *args: Loops())
+    def __init__(self, page):
+        self.asked = 0
+        self.page = page
+
+    def list_objects_v2(self, **kwargs):
+        self.asked += 1
+        return self.page(self.asked)
+
+
+def page_of(*keys, **more):
+    return {"Contents": [{"Key": key, "Size": 1, "ETag": "e"} for key in keys], **more}
+
+
+def more(token):
+    return {"IsTruncated": True, "NextContinuationToken": token}
+
+
+@pytest.mark.parametrize(
+    ("page", "most"),
+    [
+        (lambda n: page_of(f"p/{n}", **more("again")), 2),
+        (lambda n: page_of(f"p/{n}", IsTruncated=True), 1),
+        (lambda n: page_of("p/same", **more(f"t{n}")), 2),
+        (lambda n: page_of(**more(f"t{n}")), 1_000),
+        (lambda n: page_of(f"p/{n}", **more(f"t{n}")), 1_000),
+        (lambda n: page_of(*(f"p/{n}.{i}" for i in range(100_000)), **more(f"t{n}")), 3),
+    ],
+)
+def test_listing_without_an_end_is_an_error(origin, monkeypatch, page, most):
+    server = Pages(page)
+    monkeypatch.setattr("thalamus_lite.weights.s3_origin.client_for", lambda *args: server)
+    with pytest.raises(WeightUnreachable, match="does not come to an end") as caught:
+        origin.list(weight("http://h", prefix="p"))
+    assert not is_retryable(caught.value)
+    assert server.asked == most
+
+
+def test_pages_without_an_object_are_passed_over(origin, monkeypatch):
+    pages = [page_of(**more("1")), page_of(**more("2")), page_of("p/a", **more("3")), page_of()]
+    server = Pages(lambda n: pages[n - 1])
+    monkeypatch.setattr("thalamus_lite.weights.s3_origin.client_for", lambda *args: server)
     found = origin.list(weight("http://h", prefix="p"))
-    assert len(found.files) == 2
+    assert [file.relpath for file in found.files] == ["a"]
+
+
+def test_nobody_waits_for_pages_that_are_not_wanted_any_more(origin, monkeypatch):
+    cancel = threading.Event()
+
+    def page(n):
+        if n == 3:
+            cancel.set()
+        return page_of(f"p/{n}", **more(f"t{n}"))
+
+    server = Pages(page)
+    monkeypatch.setattr("thalamus_lite.weights.s3_origin.client_for", lambda *args: server)
+    with until(cancel), pytest.raises(DownloadCancelled):
+        origin.list(weight("http://h", prefix="p"))
+    assert server.asked == 3
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "<Key>p/m</Key><Size>-5</Size>",
+        "<Key>p/m</Key><Size>9223372036854775808</Size>",
+        "<Key>p/m</Key><Size>five</Size>",
+        "<Key>p/m</Key>",
+        "<Size>5</Size>",
+        "<Key>q/m</Key><Size>5</Size>",
+        "<Key>p/m</Key><Size>5</Size><LastModified>yesterday</LastModified>",
+    ],
+)
+def test_listing_that_makes_no_sense_is_typed(fault_server, act, origin, entry):
+    body = f"<ListBucketResult><Contents>{entry}</Contents></ListBucketResult>".encode()
+    fault_server.script.append(act(body=body))
+    with pytest.raises(WeightUnreachable) as caught:
+        origin.list(weight(fault_server.url, prefix="p"))
+    assert not is_retryable(caught.value)
+
+
+def test_object_of_a_negative_size_is_typed(origin, monkeypatch):
+    class Negative:
+        def head_object(self, **kwargs):
+            return {"ContentLength": -5, "ETag": "e"}
+
+    monkeypatch.setattr("thalamus_lite.weights.s3_origin.client_for", lambda *args: Negative())
+    with pytest.raises(WeightUnreachable, match="sizes that no files have"):
+        origin.list(weight("http://h", key="k"))
 
 
 def test_private_endpoint_is_refused_when_asked(moto):
