@@ -117,7 +117,7 @@ class HTTPClient:
             WeightAccessDenied: a private address, where these are refused.
         """
         url, headers = _with_login(url, headers)
-        home = _authority(url)
+        home = authority(url)
         for _ in range(MAX_REDIRECTS + 1):
             response = self._once(method, url, headers)
             if response.status not in _REDIRECTS:
@@ -125,7 +125,7 @@ class HTTPClient:
             location = response.headers.get("Location")
             Answer(response, url).close()
             url = _redirected(url, location)
-            if _authority(url) != home:
+            if authority(url) != home:
                 headers = {k: v for k, v in headers.items() if k.lower() != "authorization"}
         raise WeightUnreachable(
             f"{public_url(url)} is the end of more than {MAX_REDIRECTS} redirects: check the URL"
@@ -149,7 +149,7 @@ class HTTPClient:
                 answer.close()
         forget()
         answer = self.send("GET", url, headers)
-        if answer.status < 300 and _authority(answer.url) != _authority(url):
+        if answer.status < 300 and authority(answer.url) != authority(url):
             self._targets[url] = (answer.url, time.monotonic() + _TARGET_TTL_S)
         return replace(answer, broken=forget)
 
@@ -224,7 +224,8 @@ def _phrase(status: int) -> str:
         return str(status)
 
 
-def _authority(url: str) -> tuple[str, str, int | None]:
+def authority(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port: what an origin is, to a login."""
     parts = urlsplit(url)
     scheme = parts.scheme.lower()
     default = 443 if scheme == "https" else 80

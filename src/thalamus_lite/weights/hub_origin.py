@@ -27,6 +27,7 @@ from thalamus_lite.errors import (
 )
 from thalamus_lite.settings import env
 from thalamus_lite.weights.addresses import Guard
+from thalamus_lite.weights.answers import check_sizes
 from thalamus_lite.weights.forks import no_fork
 from thalamus_lite.weights.http_body import opened
 from thalamus_lite.weights.http_client import HTTPClient
@@ -92,7 +93,7 @@ class HubOrigin:
         hub = _hub()
         repo, commit, path = json.loads(file.locator)
         url = self._url(repo, commit, path)
-        with guarded(self._guard, hub):
+        with guarded(self._guard, hub, self._home()):
             headers = {**hub.utils.build_hf_headers(**_AGENT), "Accept-Encoding": "identity"}
         wanted = range_header(start, stop)
         if wanted is not None:
@@ -122,6 +123,7 @@ class HubOrigin:
         digests = {kind: etag} if kind else {}
         locator = json.dumps([source.repo, commit, path])
         file = RemoteFile(path, locator, found.size, etag, digests)
+        check_sizes([file], source.name)
         return RemoteFiles((file,), False, commit, immutable=_is_commit(source.revision))
 
     def _snapshot(self, source: HFWeight) -> RemoteFiles:
@@ -135,6 +137,7 @@ class HubOrigin:
         found = select(found, source.allow_patterns, lambda entry: str(entry.path), source.name)
         check_names(entry.path for entry in found)
         files = tuple(_remote(entry, source.repo, commit) for entry in found)
+        check_sizes(files, source.name)
         return RemoteFiles(files, True, commit, immutable=_is_commit(source.revision))
 
     def _commit(self, source: HFWeight) -> str:
@@ -152,14 +155,17 @@ class HubOrigin:
 
     def _ask(self, question: Callable[[], T], where: str) -> T:
         # The library dials by itself, so what it dials is checked before it does.
-        with guarded(self._guard, _hub()):
+        with guarded(self._guard, _hub(), self._home()):
             self._check_endpoint()
             return _ask(question, where)
 
     def _check_endpoint(self) -> None:
         if self._guard is not None:
-            parts = urlsplit(self._endpoint or str(_hub().constants.ENDPOINT))
+            parts = urlsplit(self._home())
             self._guard.addresses(parts.hostname or "", parts.port or 443)
+
+    def _home(self) -> str:
+        return self._endpoint or str(_hub().constants.ENDPOINT)
 
     def _api(self) -> Any:
         return _hub().HfApi(endpoint=self._endpoint, **_AGENT)

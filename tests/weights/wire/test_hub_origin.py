@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,10 +22,11 @@ from thalamus_lite.errors import (
     WeightUnreachable,
 )
 from thalamus_lite.weights.addresses import Guard
+from thalamus_lite.weights.giving_up import until
 from thalamus_lite.weights.hub_guard import guarded
 from thalamus_lite.weights.hub_local import LocalBody, Verified
 from thalamus_lite.weights.hub_origin import HubOrigin
-from thalamus_lite.weights.origin import OriginOptions, RemoteFile
+from thalamus_lite.weights.origin import DownloadCancelled, OriginOptions, RemoteFile
 from thalamus_lite.weights.sources import HFWeight
 
 
@@ -271,11 +273,73 @@ def test_redirects_are_seen_through_older_versions_of_the_library_too(fault_serv
         fault_server.paths["/far"] = act(status=302, headers={"Location": "http://10.0.0.1/x"})
         fault_server.paths["/near"] = act(status=302, headers={"Location": "/there"})
         guard = Guard(allowed=lambda address: address == "127.0.0.1")
-        with guarded(guard, library), guarded(guard, library):
+        with guarded(guard, library, fault_server.url), guarded(guard, library, fault_server.url):
             assert session.get(fault_server.url + "/near").status_code == 200
             with pytest.raises(WeightAccessDenied, match=r"10\.0\.0\.1 is a private address"):
                 session.get(fault_server.url + "/far")
         assert len(session.hooks["response"]) == 1
+
+
+def paged(act, fault_server, next_url):
+    """A listing of one file, whose next page is at ``next_url``."""
+    entry = {"type": "file", "path": "a", "size": 1, "oid": "0" * 40}
+    info = {"id": "o/n", "sha": "a" * 40}
+    fault_server.paths["/api/models/o/n/revision/main"] = act(body=json.dumps(info).encode())
+    tree = act(body=json.dumps([entry]).encode(), headers={"Link": f'<{next_url}>; rel="next"'})
+    fault_server.paths[f"/api/models/o/n/tree/{'a' * 40}"] = tree
+    return tree
+
+
+def test_token_does_not_follow_a_listing_to_another_host(fault_server, act, hub):
+    other = fault_server.url.replace("127.0.0.1", "localhost")
+    paged(act, fault_server, other + "/elsewhere")
+    fault_server.paths["/elsewhere"] = act(body=b"[]")
+    origin = HubOrigin(OriginOptions(timeout_s=5.0), endpoint=fault_server.url)
+    found = origin.list(HFWeight(repo="o/n"))
+    assert [file.relpath for file in found.files] == ["a"]
+    sent = {request.path: "authorization" in request.headers for request in fault_server.requests}
+    assert sent.pop("/elsewhere") is False
+    assert set(sent.values()) == {True}
+
+
+def test_listing_without_an_end_is_an_error(fault_server, act, hub, monkeypatch):
+    monkeypatch.setattr("thalamus_lite.weights.hub_guard._MOST_REQUESTS", 5)
+    paged(act, fault_server, fault_server.url + f"/api/models/o/n/tree/{'a' * 40}?cursor=x")
+    origin = HubOrigin(OriginOptions(timeout_s=5.0), endpoint=fault_server.url)
+    with pytest.raises(WeightUnreachable, match="does not come to an end"):
+        origin.list(HFWeight(repo="o/n"))
+    assert len(fault_server.requests) == 1 + 5
+
+
+def test_nobody_waits_for_pages_that_are_not_wanted_any_more(origin, hub, repo):
+    cancel = threading.Event()
+    cancel.set()
+    with until(cancel), pytest.raises(DownloadCancelled):
+        origin.list(HFWeight(repo="owner/bert"))
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("size", [-5, 2**63, "five", 0.5])
+def test_size_that_no_file_has_is_typed(origin, hub, repo, monkeypatch, size):
+    stub = sys.modules[type(hub).__module__]
+    entries = stub._tree(repo)
+    entries[0]["size"] = size
+    monkeypatch.setattr(stub, "_tree", lambda repo: entries)
+    with pytest.raises(WeightUnreachable, match="sizes that no files have"):
+        origin.list(HFWeight(repo="owner/bert"))
+
+
+def test_older_versions_of_the_library_keep_the_token_too(fault_server, act):
+    import requests
+
+    with requests.Session() as session:
+        library = SimpleNamespace(utils=SimpleNamespace(get_session=lambda: session))
+        page = act(headers={"Link": '<http://other.example/next>; rel="next"'})
+        fault_server.paths["/tree"] = page
+        with guarded(None, library, fault_server.url):
+            assert session.get(fault_server.url + "/tree").status_code == 200
+            with pytest.raises(WeightUnreachable, match="another host"):
+                session.get(fault_server.url + "/tree", headers={"Authorization": "Bearer t"})
 
 
 def test_private_addresses_are_refused_with_the_endpoint_of_the_library():
