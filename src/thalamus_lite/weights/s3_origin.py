@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import re
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -34,13 +35,15 @@ if TYPE_CHECKING:
 
 __all__ = ["S3Origin", "client_for", "exists", "forget_clients", "upload"]
 
-# S3's names of full-object checksums, and ours.
+_log = logging.getLogger("thalamus_lite")
+
+# S3's names of full-object checksums, ours, and their bytes.
 _CHECKSUMS = {
-    "ChecksumSHA1": "sha1",
-    "ChecksumSHA256": "sha256",
-    "ChecksumCRC64NVME": "crc64nvme",
-    "ChecksumCRC32C": "crc32c",
-    "ChecksumCRC32": "crc32",
+    "ChecksumSHA1": ("sha1", 20),
+    "ChecksumSHA256": ("sha256", 32),
+    "ChecksumCRC64NVME": ("crc64nvme", 8),
+    "ChecksumCRC32C": ("crc32c", 4),
+    "ChecksumCRC32": ("crc32", 4),
 }
 _HEX = frozenset({"sha1", "sha256"})
 _ONCE = RetryPolicy(attempts=1)
@@ -212,13 +215,28 @@ def _digests(head: Mapping[str, Any], bucket: str) -> dict[str, str]:
     """
     found = {}
     if head.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT":
-        for theirs, ours in _CHECKSUMS.items():
+        for theirs, (ours, length) in _CHECKSUMS.items():
             value = head.get(theirs, "")
-            if value and "-" not in value:
-                found[ours] = base64.b64decode(value).hex() if ours in _HEX else value
+            if not value or "-" in value:
+                continue
+            raw = _decoded(value)
+            if len(raw) == length:
+                found[ours] = raw.hex() if ours in _HEX else value
+            else:
+                # No object could match it, and what else is known of the bytes is still checked.
+                _log.warning(
+                    "an object in s3://%s has a malformed %s, which is ignored", bucket, ours
+                )
     etag = (head.get("ETag") or "").strip('"')
     plain = head.get("ServerSideEncryption", "AES256") == "AES256"
     plain = plain and "SSECustomerAlgorithm" not in head and not bucket.endswith("--x-s3")
     if plain and re.fullmatch("[0-9a-f]{32}", etag):
         found["md5"] = etag
     return found
+
+
+def _decoded(checksum: str) -> bytes:
+    try:
+        return base64.b64decode(checksum, validate=True)
+    except ValueError:
+        return b""

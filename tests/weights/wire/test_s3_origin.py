@@ -294,6 +294,16 @@ def test_only_digests_over_the_whole_object_count(head, expected):
     assert "md5" not in _digests(head, "bucket--use1-az4--x-s3")
 
 
+@pytest.mark.parametrize("value", ["abc", "!!!!", "AAAA", "\xe4\xf6", "61" * 32])
+@pytest.mark.parametrize("name", ["SHA1", "SHA256", "CRC64NVME", "CRC32C", "CRC32"])
+def test_malformed_checksum_is_ignored_with_a_warning(name, value, caplog):
+    from thalamus_lite.weights.s3_origin import _digests
+
+    head = {f"Checksum{name}": value, "ETag": '"' + "a" * 32 + '"'}
+    assert _digests(head, "bucket") == {"md5": "a" * 32}
+    assert name.lower() in caplog.text
+
+
 def test_missing_objects_and_buckets_are_told(client, endpoint, origin):
     with pytest.raises(WeightNotFound, match=f"s3://{BUCKET}/none"):
         origin.list(weight(endpoint, key="none"))
