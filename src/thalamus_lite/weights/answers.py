@@ -46,7 +46,8 @@ def judge(file: RemoteFile, body: RangeBody, start: int, *, whole: bool) -> None
     elif silent and not is_verifiable(file):
         raise WeightChanged(
             f"{file.relpath}: the server names the file's version (ETag) in its headers, but not"
-            " where it sends the bytes, so these may be others: add sha256 to the source"
+            " where it sends the bytes, so these may be others: have it send the ETag with both, or"
+            " name the file's sha256 in an HTTPWeight or S3Weight"
         )
     if body.start != start:
         raise Unanswered(

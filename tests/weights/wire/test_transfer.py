@@ -180,7 +180,7 @@ def test_whole_answer_without_the_listed_etag_needs_a_digest(small, fetch, bench
     small.paths["/nameless"] = act(headers={"ETag": None})
     (file,) = fetch.list(small.url + "/model.pt").files
     file = replace(file, locator=small.url + "/nameless")
-    with pytest.raises(WeightChanged, match="add sha256"):
+    with pytest.raises(WeightChanged, match="sha256 in an HTTPWeight"):
         bench.run(fetch.origin, file)
     digest = hashlib.sha256(small.content).hexdigest()
     bench.run(fetch.origin, replace(file, digests={"sha256": digest}))
