@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -61,8 +61,10 @@ class _Held:
     gate: SpeedGate
 
     def abort(self) -> None:
-        if isinstance(self.body, SupportsAbort):
-            self.body.abort()
+        # Who aborts has to wait for the worker all the same, or to look after others.
+        with suppress(Exception):
+            if isinstance(self.body, SupportsAbort):
+                self.body.abort()
 
 
 class Job:
@@ -106,10 +108,10 @@ class Job:
         self._failure = None
         self._size = self.file.size
         self._working = self._plan()
-        for number in range(self._working):
-            name = f"thalamus-weights-{number}"
-            threading.Thread(target=self._work, args=(stop,), name=name, daemon=True).start()
         try:
+            for number in range(self._working):
+                name = f"thalamus-weights-{number}"
+                threading.Thread(target=self._work, args=(stop,), name=name, daemon=True).start()
             self._look_on(cancel)
         except BaseException:
             self._quit()

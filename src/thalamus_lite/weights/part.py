@@ -49,6 +49,7 @@ class PartWriter:
         self._verifier = Verifier(digests, part.size)
         self._hashed = 0
         self._follower: threading.Thread | None = None
+        self._writing = 0
         self._closing = False
         self._broken: OSError | None = None
 
@@ -66,6 +67,11 @@ class PartWriter:
     def write(self, offset: int, data: bytes) -> None:
         view = memoryview(data)
         position = offset
+        with self._changed:
+            if self._closing:
+                # By now the descriptor may be that of another file.
+                raise CacheUnusable("the file of this download was closed")
+            self._writing += 1
         try:
             while view:
                 written = os.pwrite(self._fd, view, position)
@@ -73,6 +79,11 @@ class PartWriter:
                 view = view[written:]
         except OSError as error:
             raise _disk_error(error) from error
+        finally:
+            with self._changed:
+                self._writing -= 1
+                if self._closing:
+                    self._changed.notify_all()
         with self._changed:
             before = self._extents.prefix
             self._extents.add(offset, position)
@@ -110,10 +121,9 @@ class PartWriter:
     def follow(self) -> None:
         """Hash beside the download, in a thread of its own, until `finish` or `close`."""
         if self._follower is None:
-            self._follower = threading.Thread(
-                target=self._run, name="thalamus-weights-hash", daemon=True
-            )
-            self._follower.start()
+            follower = threading.Thread(target=self._run, name="thalamus-weights-hash", daemon=True)
+            follower.start()
+            self._follower = follower
 
     def finish(self, size: int) -> Verifier:
         """Cut the file to ``size``, hash what is left, and return the verifier of the whole.
@@ -137,9 +147,11 @@ class PartWriter:
         return self._verifier
 
     def close(self) -> None:
+        """Wait for writes in progress; later ones are refused."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._writing)
         if self._follower is not None:
             self._follower.join()
         os.close(self._fd)
