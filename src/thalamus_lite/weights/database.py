@@ -64,8 +64,9 @@ class Database:
         """
         with no_fork(), self._shared() as link, typed_errors(self._busy_s):
             connection = link.connection(self.path, self._busy_s)
-            connection.execute("BEGIN IMMEDIATE")
             try:
+                # Inside: Ctrl-C is raised right after the wait for another process's transaction.
+                connection.execute("BEGIN IMMEDIATE")
                 # An upgrade in another process changes the file under an open connection.
                 refuse_newer(connection)
                 yield connection

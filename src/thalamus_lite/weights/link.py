@@ -56,6 +56,9 @@ class Link:
         if self._connection is None:
             self.file_id = file_id
             self._connection = connect(path, busy_s)
+        if self._connection.in_transaction:
+            # A second Ctrl-C has kept the first from ending it.
+            self._connection.execute("ROLLBACK")
         return self._connection
 
     def close(self) -> None:

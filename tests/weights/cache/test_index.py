@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 import threading
 from contextlib import closing
@@ -327,6 +329,32 @@ def test_a_locked_index_is_a_typed_error_after_the_time_limit(
         with pytest.raises(CacheUnusable, match="locked"):
             index.totals()
         other.execute("ROLLBACK")
+    index.touch(["x"])
+
+
+def test_ctrl_c_in_the_wait_for_another_transaction_leaves_none_open(database: Database) -> None:
+    patient = Database(database.path, 10.0, System().flock)
+    index = Index(patient)
+    index.totals()
+    with closing(
+        sqlite3.connect(database.path, isolation_level=None, check_same_thread=False)
+    ) as other:
+        other.execute("BEGIN IMMEDIATE")
+        release = threading.Timer(0.1, other.execute, ["COMMIT"])
+        release.start()
+        threading.Timer(0.03, os.kill, [os.getpid(), signal.SIGINT]).start()
+        with pytest.raises(KeyboardInterrupt):
+            index.touch(["x"])
+        release.join()
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("ROLLBACK")
+    index.touch(["x"])
+    patient.close()
+
+
+def test_a_transaction_that_was_left_open_is_rolled_back(index: Index, database: Database) -> None:
+    with database.read() as db:
+        db.execute("BEGIN IMMEDIATE")
     index.touch(["x"])
 
 
