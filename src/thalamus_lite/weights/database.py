@@ -114,9 +114,12 @@ class Database:
     def _shared(self) -> Iterator[Link]:
         link = self._link()
         link.busy.acquire()
+        while link.folder < 0:
+            # Closed by another thread between these two.
+            link.busy.release()
+            link = self._link()
+            link.busy.acquire()
         try:
-            if link.folder < 0:
-                raise CacheUnusable("the weight cache was closed while it was in use")
             self._lock(link.folder, fcntl.LOCK_SH)
             try:
                 yield link

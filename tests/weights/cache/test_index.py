@@ -358,6 +358,22 @@ def test_a_transaction_that_was_left_open_is_rolled_back(index: Index, database:
     index.touch(["x"])
 
 
+def test_a_connection_closed_by_another_thread_just_before_its_use_is_opened_again(
+    index: Index, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = database._link
+    closes = iter([True, True])
+
+    def find_and_close() -> Any:
+        link = find()
+        if next(closes, False):
+            database.close()
+        return link
+
+    monkeypatch.setattr(database, "_link", find_and_close)
+    index.touch(["x"])
+
+
 def test_a_full_disk_is_a_typed_error_and_changes_nothing(index: Index, database: Database) -> None:
     with database.read() as db:
         pages = db.execute("PRAGMA page_count").fetchone()[0]
