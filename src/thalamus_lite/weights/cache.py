@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -258,9 +257,4 @@ class WeightCache:
         repair_index(self._database, self._layout, self._wiring.system, damaged)
 
     def _drop(self, entry_id: str) -> None:
-        store = self.store()
-        if not eviction.evict(store, [entry_id]):
-            # Somebody has a lease on it. Its content is free to be fetched again beside it, and the
-            # next opener removes it.
-            with suppress(WeightError):
-                store.index.evict([entry_id])
+        eviction.condemn(self.store(), entry_id)

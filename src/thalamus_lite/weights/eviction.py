@@ -90,6 +90,21 @@ def evict(store: Store, entry_ids: list[str]) -> set[str]:
     return set(mine)
 
 
+def condemn(store: Store, entry_id: str) -> bool:
+    """Take out an entry whose files are not what they were.
+
+    False: somebody has a lease on it. Its content is free to be fetched again beside it, and the
+    next opener removes it.
+    """
+    if evict(store, [entry_id]):
+        return True
+    # Without it no rebuild of the index takes the entry up again.
+    with suppress(OSError):
+        store.layout.manifest(entry_id).unlink()
+    store.index.evict([entry_id])
+    return False
+
+
 def remove_entry(store: Store, entry_id: str) -> None:
     """Take an entry that is EVICTING out; the caller holds its folder alone, or there is none."""
     trash = store.layout.to_trash(store.layout.entry(entry_id))

@@ -63,7 +63,7 @@ def verify(cache: WeightCache) -> Iterator[Verdict]:
             continue
         store = cache.store()
         problem = _problem(store, entry.entry_id, digests)
-        in_use = bool(problem) and not _take_out(store, entry.entry_id)
+        in_use = bool(problem) and not eviction.condemn(store, entry.entry_id)
         yield Verdict(entry.entry_id, entry.name, problem, in_use)
 
 
@@ -133,11 +133,3 @@ def _digest(path: Path, digests: dict[tuple[int, int], str]) -> str:
             digests[key] = file_sha256(path)
         return digests[key]
     return ""
-
-
-def _take_out(store: Store, entry_id: str) -> bool:
-    """False: somebody has a lease on the folder, so it stays until that ends."""
-    if eviction.evict(store, [entry_id]):
-        return True
-    store.index.evict([entry_id])
-    return False

@@ -17,6 +17,7 @@ from tests_weights_cache_fakes import Engine, Folder, audit, http
 from thalamus_lite.errors import CacheUnusable, WeightError
 from thalamus_lite.weights import recovery
 from thalamus_lite.weights.cache import _MENDS
+from thalamus_lite.weights.maintenance import verify
 from thalamus_lite.weights.part import PartWriter
 from thalamus_lite.weights.store import EntryDamaged
 
@@ -290,6 +291,21 @@ def test_a_damaged_entry_that_is_leased_elsewhere_is_fetched_beside_it(
     again = make()
     again.refresh()
     assert audit(root) == []
+
+
+def test_a_rebuild_does_not_bring_back_what_verify_has_condemned(
+    make: Any, origin: Folder, root: Path, content: dict[str, bytes]
+) -> None:
+    cache = make()
+    with cache.acquire(http("m0")) as damaged:
+        damaged.path.chmod(0o644)
+        damaged.path.write_bytes(content["m0"][::-1])
+        found = [verdict for verdict in verify(cache) if verdict.problem]
+        assert [verdict.in_use for verdict in found] == [True]
+        check(cache, content)
+        assert cache.rebuild() == 3
+        check(cache, content)
+    assert len(origin.notes("download")) == 5
 
 
 def test_an_entry_that_is_damaged_again_and_again_is_an_error(
