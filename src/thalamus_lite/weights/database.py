@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from thalamus_lite.errors import CacheUnusable
 from thalamus_lite.weights.forks import no_fork, watch
+from thalamus_lite.weights.lease import unlock
 from thalamus_lite.weights.link import Link, connect, open_folder, refuse_newer
 from thalamus_lite.weights.sqlerrors import IndexDamaged, typed_errors
 
@@ -40,6 +41,7 @@ class Database:
         self._threads = threading.local()
         self._links: weakref.WeakSet[Link] = weakref.WeakSet()
         self._links_lock = threading.Lock()
+        self._replacing: set[int] = set()
         watch(self)
 
     @contextmanager
@@ -89,11 +91,13 @@ class Database:
     def replaced(self) -> Iterator[None]:
         """No one else uses the file inside: it may be renamed, and another put in its place."""
         fd = open_folder(self.path.parent)
+        self._replacing.add(fd)
         try:
             self._lock(fd, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(fd)
+            self._replacing.discard(fd)
+            unlock(fd)
 
     def close(self) -> None:
         """Close the connections of all threads; a later use opens new ones."""
@@ -106,6 +110,10 @@ class Database:
     def after_fork(self) -> None:
         for link in list(self._links):
             link.abandon()
+        # With the lock on it, all would wait for this child if the parent died in the middle.
+        for fd in self._replacing:
+            os.close(fd)
+        self._replacing = set()
         self._threads = threading.local()
         self._links = weakref.WeakSet()
         self._links_lock = threading.Lock()

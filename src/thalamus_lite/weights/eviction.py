@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from thalamus_lite.weights.holds import take_over
 from thalamus_lite.weights.layout import remove
+from thalamus_lite.weights.lease import unlock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,12 +162,13 @@ def _drop_if_dead(store: Store, row: Unfinished) -> int:
     fd = take_over(store, row.ident)
     if fd is None:
         return 0
+    store.leases.at_work(fd)
     try:
         before = store.index.totals()
         drop_partial(store, row)
         after = store.index.totals()
     finally:
-        os.close(fd)
+        store.leases.done_with(fd)
     return max(0, before.bytes + before.reserved_bytes - after.bytes - after.reserved_bytes)
 
 
@@ -185,7 +187,7 @@ def _is_free(store: Store, entry_id: str) -> bool:
         return True
     if fd is None:
         return False
-    os.close(fd)
+    unlock(fd)
     return True
 
 
@@ -196,5 +198,6 @@ def _lock(store: Store, entry_id: str, locks: ExitStack) -> bool:
         return True
     if fd is None:
         return False
-    locks.callback(os.close, fd)
+    store.leases.at_work(fd)
+    locks.callback(store.leases.done_with, fd)
     return True

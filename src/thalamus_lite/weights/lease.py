@@ -70,7 +70,7 @@ class EntryLease:
         if not self._once.acquire(blocking=False):
             return
         if os.getpid() == self._pid:
-            _unlock(self._fd)
+            unlock(self._fd)
         else:
             os.close(self._fd)
         self._book.drop(self.entry_id)
@@ -104,7 +104,7 @@ class LeaseBook:
                 del self._held[entry_id]
 
     def at_work(self, fd: int) -> None:
-        """``fd`` locks a download of this process."""
+        """``fd`` locks a folder that this process works on alone."""
         with self._lock:
             self._work.add(fd)
 
@@ -113,18 +113,18 @@ class LeaseBook:
             if fd not in self._work:
                 return
             self._work.remove(fd)
-        _unlock(fd)
+        unlock(fd)
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
-        # A child that kept them would go on locking a download that its parent has died of.
+        # A child that kept them would go on locking what its parent has died of.
         for fd in self._work:
             os.close(fd)
         self._work = set()
 
 
-def _unlock(fd: int) -> None:
-    # close() alone would leave the lock with a forked child that inherited it.
+def unlock(fd: int) -> None:
+    """Give up the lock, and close: that alone would leave it with a child that inherited it."""
     with contextlib.suppress(OSError):
         fcntl.flock(fd, fcntl.LOCK_UN)
     os.close(fd)
@@ -148,7 +148,7 @@ def lock_folder(path: Path, kind: int, flock: Callable[[int, int], None]) -> int
         os.close(fd)
         return None
     except BaseException:
-        os.close(fd)
+        unlock(fd)
         raise
     return fd
 
@@ -165,5 +165,5 @@ def locks_hold(folder: Path, flock: Callable[[int, int], None]) -> bool:
     else:
         return False
     finally:
-        os.close(second)
-        os.close(first)
+        unlock(second)
+        unlock(first)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from thalamus_lite.weights.holds import PublishedMeanwhile
 from thalamus_lite.weights.layout import disk_errors, link_or_copy, seal, sync_folder
-from thalamus_lite.weights.lease import EntryLease
+from thalamus_lite.weights.lease import EntryLease, unlock
 from thalamus_lite.weights.manifest import Manifest
 from thalamus_lite.weights.recovery import read_manifest
 
@@ -148,7 +148,7 @@ def _put_in_place(store: Store, aside: Path, manifest: Manifest) -> int:
                 aside.rename(place)
             sync_folder(store.layout.entries, store.system.fsync)
         except BaseException:
-            os.close(fd)
+            unlock(fd)
             raise
     return fd
 

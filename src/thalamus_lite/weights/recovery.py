@@ -15,7 +15,7 @@ from thalamus_lite.weights.database import peek_version
 from thalamus_lite.weights.eviction import drop_partial, remove_entry, unlink_blobs
 from thalamus_lite.weights.holds import take_over
 from thalamus_lite.weights.layout import disk_errors, link_or_copy, remove
-from thalamus_lite.weights.lease import lock_folder
+from thalamus_lite.weights.lease import lock_folder, unlock
 from thalamus_lite.weights.link import connect
 from thalamus_lite.weights.manifest import Manifest, ManifestInvalid
 from thalamus_lite.weights.sqlerrors import IndexNewer, typed_errors
@@ -143,10 +143,11 @@ def _recover_fetching(store: Store, row: Unfinished) -> None:
     fd = take_over(store, row.ident)
     if fd is None:
         return
+    store.leases.at_work(fd)
     try:
         _finish_or_drop(store, row)
     finally:
-        os.close(fd)
+        store.leases.done_with(fd)
 
 
 def _finish_or_drop(store: Store, row: Unfinished) -> None:
@@ -176,9 +177,12 @@ def _drop_orphans(store: Store, known: set[str]) -> None:
     for path in orphans:
         fd = take_over(store, path.name)
         if fd is not None:
-            # Under the lock: the row of one who has just begun is there, or he waits for us.
-            store.layout.discard(path)
-            os.close(fd)
+            store.leases.at_work(fd)
+            try:
+                # Under the lock: the row of one who has just begun is there, or he waits for us.
+                store.layout.discard(path)
+            finally:
+                store.leases.done_with(fd)
 
 
 def _recover_evicting(store: Store, row: Unfinished) -> None:
@@ -187,7 +191,8 @@ def _recover_evicting(store: Store, row: Unfinished) -> None:
             fd = store.lock(row.entry_id, fcntl.LOCK_EX)
             if fd is None:
                 return
-            stack.callback(os.close, fd)
+            store.leases.at_work(fd)
+            stack.callback(store.leases.done_with, fd)
         remove_entry(store, row.entry_id)
 
 
@@ -251,6 +256,8 @@ def _discard_unused(layout: Layout, folder: Path, system: System) -> None:
         fd = -1
     if fd is None:
         return
-    layout.discard(folder)
-    if fd >= 0:
-        os.close(fd)
+    try:
+        layout.discard(folder)
+    finally:
+        if fd >= 0:
+            unlock(fd)

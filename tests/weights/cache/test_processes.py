@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -263,6 +265,55 @@ def test_a_lease_released_by_its_process_is_gone_whatever_its_children_hold(
     process.close()
     here.close()
     there.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which folder is locked")
+def test_a_child_forked_at_any_exclusive_lock_does_not_keep_it(
+    make: Any, origin: Folder, root: Path
+) -> None:
+    origin.sizes = False
+    for name, size in (("little", 10), ("large", 800), ("huge", 900)):
+        origin.put(name, bytes(size))
+    here, there = fork.Pipe()
+    born: list[Any] = []
+    locked: set[str] = set()
+
+    def flock(fd: int, kind: int) -> None:
+        fcntl.flock(fd, kind)
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        if kind & fcntl.LOCK_EX and path not in locked:
+            locked.add(path)
+            born.append(fork.Process(target=there.recv))
+            born[-1].start()
+
+    broken = make(download=Engine(_crash))
+    with pytest.raises(Crash):
+        broken.acquire(http("huge"))
+    cache = make(flock=flock, max_bytes=1000)
+    cache.acquire(http("little")).release()
+    with cache.acquire(http("large")), pytest.raises(CacheFull):
+        cache.acquire(http("huge"))
+    cache.rebuild()
+    cache.clear()
+    kinds = {Path(path).parent.name for path in locked}
+    assert kinds == {"entries", "partial", root.parent.name}
+    for path in locked:
+        with contextlib.suppress(FileNotFoundError):
+            fd = os.open(path, os.O_RDONLY)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(fd)
+    for _ in born:
+        here.send(None)
+    for process in born:
+        process.join()
+        process.close()
+    here.close()
+    there.close()
+    assert audit(root) == []
+
+
+def _crash(file: Any, done: int) -> None:
+    raise Crash
 
 
 def test_a_child_forked_in_the_middle_of_a_download_does_not_hold_it(
