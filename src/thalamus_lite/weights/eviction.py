@@ -123,14 +123,13 @@ def unlink_blobs(store: Store, dead: list[tuple[int, str]]) -> None:
     if not dead:
         return
     layout = store.layout
-    trash = {blob_id: layout.to_trash(layout.blob(sha256)) for blob_id, sha256 in dead}
+    trash = {sha256: layout.to_trash(layout.blob(sha256)) for _, sha256 in dead}
     store.system.reached("unlinked")
     kept = store.index.drop_blobs(trash)
-    for blob_id, sha256 in dead:
-        path = trash[blob_id]
+    for sha256, path in trash.items():
         if path is None:
             continue
-        if blob_id in kept:
+        if sha256 in kept:
             # Published again between our look at its row and our rename.
             with suppress(OSError):
                 os.link(path, layout.blob(sha256))

@@ -225,20 +225,21 @@ class Index:
             db.execute("DELETE FROM part WHERE ident = ?", (ident,))
             return blobs
 
-    def drop_blobs(self, blob_ids: Iterable[int]) -> set[int]:
-        """Their files are out of the way.
+    def drop_blobs(self, sha256s: Iterable[str]) -> set[str]:
+        """Their files are out of the way. (An id may by now be that of another blob.)
 
         Returns:
             Those that were taken into use again meanwhile, and stay.
         """
         kept = set()
         with self._db.write() as db:
-            for blob_id in blob_ids:
-                gone = db.execute(
-                    "DELETE FROM blob WHERE id = ? AND state = 'EVICTING' AND refs = 0", (blob_id,)
+            for sha256 in sha256s:
+                db.execute(
+                    "DELETE FROM blob WHERE sha256 = ? AND state = 'EVICTING' AND refs = 0",
+                    (sha256,),
                 )
-                if not gone.rowcount:
-                    kept.add(blob_id)
+                if db.execute("SELECT 1 FROM blob WHERE sha256 = ?", (sha256,)).fetchone():
+                    kept.add(sha256)
         return kept
 
     def unfinished(self) -> list[Unfinished]:

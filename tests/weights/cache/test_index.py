@@ -153,7 +153,7 @@ def test_a_shared_blob_goes_with_its_last_holder(index: Index, database: Databas
     assert [sha for _, sha in dead] == [sha256(b"same")]
     assert index.sized_blobs([sha256(b"same")]) == {}
     assert len(index.dead_blobs()) == 2
-    index.drop_blobs(blob_id for blob_id, _ in index.dead_blobs())
+    index.drop_blobs(sha for _, sha in index.dead_blobs())
     assert totals(index) == counted(database) == (0, 0, 0, 0)
 
 
@@ -161,7 +161,7 @@ def test_a_blob_taken_into_use_again_is_not_dropped(index: Index, database: Data
     one = add(index, 1, "same")
     dead = index.forget(one)
     two = add(index, 2, "same")
-    index.drop_blobs(blob_id for blob_id, _ in dead)
+    index.drop_blobs(sha for _, sha in dead)
     assert index.files(two) == {"f0": (sha256(b"same"), 4)}
     assert index.sized_blobs([sha256(b"same"), "x"]) == {sha256(b"same"): 4}
     assert refs_are_true(database)
@@ -279,7 +279,7 @@ def test_counters_and_references_are_true_whatever_happens(
         elif action == "evict":
             index.evict([entry_id])
         elif action == "forget":
-            index.drop_blobs(blob_id for blob_id, _ in index.forget(entry_id))
+            index.drop_blobs(sha for _, sha in index.forget(entry_id))
         elif action == "hold":
             index.hold(entry_id, 1)
         elif action == "touch":

@@ -12,6 +12,7 @@ import pytest
 from tests_weights_cache_fakes import Crash, Folder, Steps, audit, http, no_flock, sha256
 
 from thalamus_lite.weights import shelf
+from thalamus_lite.weights.eviction import unlink_blobs
 from thalamus_lite.weights.maintenance import verify
 from thalamus_lite.weights.origin import DownloadCancelled
 
@@ -284,3 +285,18 @@ def test_equal_bytes_where_locks_do_nothing(make: Any, data: bytes, root: Path) 
     leases = [cache.acquire(http(name)) for name in ("one", "two")]
     assert leases[0].path.samefile(leases[1].path)
     assert on_disk(root) == SIZE
+
+
+def test_a_dead_blob_that_two_remove_at_once_leaves_nothing_behind(
+    make: Any, origin: Folder, root: Path
+) -> None:
+    other = make().store()
+
+    def overtake() -> None:
+        unlink_blobs(other, other.index.dead_blobs())
+
+    origin.put("m", b"bytes")
+    cache = make(reached=Steps(at="unlinked", action=overtake))
+    cache.acquire(http("m")).release()
+    cache.clear()
+    assert audit(root) == []
