@@ -157,7 +157,8 @@ class Job:
                 raise cancelled(self.file)
             now, unsaved = self._clock.now(), self.writer.unsaved
             due = now - saved_at >= self._options.save_s or unsaved >= save_every
-            if due and unsaved and self._resumable:
+            # A file whose size nobody told takes its room as it grows.
+            if due and unsaved and (self._resumable or self.file.size is None):
                 saved_at = now
                 self.writer.save()
             self._drop_slow(now)

@@ -58,10 +58,11 @@ class Parts:
         if row is None or not self._fits(n, row, file):
             if row is not None:
                 remove(self._path(n, row.token))
-            # Its row is written with the first extents: most files are whole before that.
-            row = Part(
-                secrets.token_hex(8), file.size, file.validator, (), self._store.system.boot_id()
-            )
+            # Its row is written with the first extents: most files are whole before that. One of
+            # unknown size is never gone on with, and its row only counts.
+            validator = file.validator if file.size is not None else ""
+            boot_id = self._store.system.boot_id()
+            row = Part(secrets.token_hex(8), file.size, validator, (), boot_id)
         self._open[n] = row
         path = self.paths[n] = self._path(n, row.token)
         with contextlib.suppress(FileNotFoundError), disk_errors():

@@ -161,7 +161,7 @@ def _finish_or_drop(store: Store, row: Unfinished) -> None:
         store.layout.discard(store.layout.partial(row.ident))
         return
     parts = store.index.parts(row.ident).values()
-    done = sum(statements.length(part.extents) for part in parts)
+    done = sum(statements.length(part.extents) for part in parts if part.validator)
     same_boot = row.boot_id == store.system.boot_id()
     if same_boot and (done or store.index.files(row.entry_id)):
         # It can be gone on with, and until then occupies what it has brought.

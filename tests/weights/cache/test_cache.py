@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,8 +23,9 @@ from thalamus_lite.errors import (
 )
 from thalamus_lite.settings import Settings
 from thalamus_lite.weights.cache import CacheOptions, WeightCache
-from thalamus_lite.weights.origin import DownloadCancelled, RemoteFiles
+from thalamus_lite.weights.origin import DownloadCancelled, RemoteFile, RemoteFiles
 from thalamus_lite.weights.sources import FileWeight
+from thalamus_lite.weights.transfer import Transfer, TransferOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -646,6 +648,52 @@ def test_an_entry_of_unknown_size_is_stopped_at_the_budget(make: Any, origin: Fo
     assert len(origin.notes("bytes 100 large")) <= 6
     with cache.acquire(http("fits")) as lease:
         assert lease.path.read_bytes() == b"f" * 400
+
+
+def test_an_answer_without_an_end_is_stopped_at_the_budget(make: Any, root: Path) -> None:
+    engine = Transfer(TransferOptions(save_bytes=1000))
+    cache = make(max_bytes=500_000, download=engine, origin=Endless())
+    with pytest.raises(CacheFull):
+        cache.acquire(http("m"))
+    assert list(root.glob("partial/*/*")) == []
+
+
+class Endless:
+    def identity(self, source: Any) -> str:
+        return source.name
+
+    def list(self, source: Any) -> RemoteFiles:
+        return RemoteFiles((RemoteFile("m", "m", None, '"v"', {}),), False, '"v"', False)
+
+    def open(self, file: RemoteFile, start: int = 0, stop: int | None = None) -> Any:
+        return EndlessBody()
+
+
+class EndlessBody:
+    status, start, total, validator = 200, 0, None, '"v"'
+
+    def read(self, n: int) -> bytes:
+        time.sleep(0.001)
+        return bytes(min(n, 10_000))
+
+    def close(self) -> None:
+        pass
+
+
+def test_what_an_entry_of_unknown_size_has_on_the_disk_is_not_waited_for(
+    make: Any, origin: Folder
+) -> None:
+    origin.sizes = False
+    origin.put("m", b"m" * 300)
+    seen = []
+
+    def look(file: RemoteFile, done: int) -> None:
+        totals = cache.store().index.totals()
+        seen.append((totals.reserved_bytes, totals.pending_bytes))
+
+    cache = make(download=Engine(look, chunk=100))
+    cache.acquire(http("m")).release()
+    assert seen == [(100, 0), (200, 0), (300, 0)]
 
 
 def test_an_interrupted_download_makes_room_for_others(make: Any, origin: Folder) -> None:
