@@ -21,7 +21,7 @@ from thalamus_lite.weights.freshness import is_fresh
 from thalamus_lite.weights.giving_up import until
 from thalamus_lite.weights.holds import FolderDeleted, PublishedMeanwhile
 from thalamus_lite.weights.names import check_names
-from thalamus_lite.weights.order import Means, Order
+from thalamus_lite.weights.order import Means, Order, described
 from thalamus_lite.weights.origin import OriginOptions
 from thalamus_lite.weights.put import NoOrigin, NoProgress, Put, put_files, put_name, take
 from thalamus_lite.weights.uses import Uses
@@ -238,7 +238,7 @@ class Asker:
 
     def _order(self, want: Want, remote: RemoteFiles, asked_at: float) -> Order:
         source, filename = want.asked.source, want.asked.filename
-        files = remote.files
+        files = tuple(described(file) for file in remote.files)
         if not files or (len(files) > 1 and not remote.directory):
             raise WeightNotFound(f"{source.name} consists of no files: check its name")
         if source.sha256 is not None:

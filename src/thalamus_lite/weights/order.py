@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from thalamus_lite.errors import WeightUnreachable
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
     from pathlib import Path
 
-    from thalamus_lite.weights.origin import Download, Origin, Progress, RemoteFiles
+    from thalamus_lite.weights.origin import Download, Origin, Progress, RemoteFile, RemoteFiles
     from thalamus_lite.weights.stats import Tally
+
+_HEX = ("sha256", "sha1", "git_sha1", "md5")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +44,17 @@ class Means:
     tally: Tally
     cancel: threading.Event
     prepare: Callable[[Path], RemoteFiles] | None = None
+
+
+def described(file: RemoteFile) -> RemoteFile:
+    """The file as the rest of the cache wants it, whatever the server has made of it.
+
+    Raises:
+        WeightUnreachable: its size is none. A copy that is here is still served.
+    """
+    if file.size is not None and (type(file.size) is not int or file.size < 0):
+        raise WeightUnreachable(
+            f"the server says that {file.relpath} has {str(file.size)[:40]} bytes: check the server"
+        )
+    digests = {k: v.lower() if k in _HEX else v for k, v in file.digests.items()}
+    return replace(file, digests=digests)

@@ -156,6 +156,31 @@ def test_a_digest_that_the_engine_did_not_check_is_checked(make: Any, origin: Fo
         make(download=Careless()).acquire(http("m", sha256="0" * 64))
 
 
+def test_a_sha256_in_capitals_is_the_same(make: Any, origin: Folder) -> None:
+    data = origin.put("m", b"x")
+
+    def describe(name: str) -> RemoteFile:
+        return RemoteFile(name, name, len(data), "", {"sha256": sha256(data).upper()})
+
+    origin._file = describe  # type: ignore[method-assign]
+    with make(download=Engine()).acquire(http("m")) as lease:
+        assert lease.path.read_bytes() == data
+
+
+@pytest.mark.parametrize("size", [-5, 1.5, True])
+def test_a_size_that_is_none_is_an_error_of_the_server(
+    make: Any, origin: Folder, root: Path, size: Any
+) -> None:
+    origin.put("good", b"x")
+    cache = make()
+    cache.acquire(http("good")).release()
+    index = (root / "index.db").stat().st_ino
+    origin._file = lambda name: RemoteFile(name, name, size, "v", {})  # type: ignore[method-assign]
+    with pytest.raises(WeightUnreachable, match="bytes"):
+        cache.acquire(http("bad"))
+    assert (root / "index.db").stat().st_ino == index
+
+
 def test_a_source_of_no_files_is_an_error(make: Any, origin: Folder) -> None:
     class Empty(Folder):
         def list(self, source: Any) -> RemoteFiles:
