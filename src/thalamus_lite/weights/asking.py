@@ -204,6 +204,14 @@ class Asker:
         source = want.asked.source
         asked_at = self._system.wall_clock()
         remote: RemoteFiles | None
+        if self._options.offline:
+            raise WeightOffline(
+                f"{source.name} is not in the weight cache, and THALAMUS_OFFLINE or HF_HUB_OFFLINE"
+                " is set: fetch it once while online"
+                if known is None
+                else f"{source.name} is in the weight cache, but another process keeps it locked,"
+                " perhaps to evict it, and THALAMUS_OFFLINE or HF_HUB_OFFLINE is set: try again"
+            )
         if known is not None:
             remote = want.origin.revalidate(source, known.validator)
             if remote is None:
@@ -213,11 +221,6 @@ class Asker:
                 if lease is not None:
                     self._hit(store, lease)
                 return lease
-        elif self._options.offline:
-            raise WeightOffline(
-                f"{source.name} is not in the weight cache, and THALAMUS_OFFLINE or HF_HUB_OFFLINE"
-                " is set: fetch it once while online"
-            )
         else:
             remote = want.origin.list(source)
         means = Means(

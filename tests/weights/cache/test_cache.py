@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 import time
@@ -353,6 +354,22 @@ def test_offline_serves_what_is_here_and_asks_nobody(make: Any, origin: Folder) 
     with pytest.raises(WeightOffline, match="THALAMUS_OFFLINE"):
         offline.acquire(http("other"))
     assert origin.notes() == before
+
+
+def test_offline_asks_nobody_while_another_process_keeps_the_entry_locked(
+    make: Any, origin: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin.put("m", b"x")
+    with make().acquire(http("m")) as lease:
+        folder = lease.path.parent.parent
+    asked = len(origin.notes())
+    monkeypatch.setattr(time, "sleep", lambda s: None)
+    fd = os.open(folder, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    with pytest.raises(WeightOffline, match="keeps it locked"):
+        make(offline=True, ttl_s=0.0).acquire(http("m"))
+    os.close(fd)
+    assert len(origin.notes()) == asked
 
 
 def test_an_origin_without_validators_is_downloaded_once(make: Any, origin: Folder) -> None:
