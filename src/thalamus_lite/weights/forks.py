@@ -33,7 +33,8 @@ class _Gate:
     def __init__(self) -> None:
         self._change = threading.Condition(threading.Lock())
         self._inside: dict[int, int] = {}
-        self._shut = False
+        # Threads that are about to fork.
+        self._forking = 0
         self._heirs: weakref.WeakSet[Heir] = weakref.WeakSet()
         self._registered = False
 
@@ -50,7 +51,7 @@ class _Gate:
     def closed(self) -> Iterator[None]:
         me = threading.get_ident()
         with self._change:
-            while self._shut and me not in self._inside:
+            while self._forking and me not in self._inside:
                 self._change.wait()
             self._inside[me] = self._inside.get(me, 0) + 1
         try:
@@ -65,19 +66,19 @@ class _Gate:
     def _before(self) -> None:
         me = threading.get_ident()
         with self._change:
-            self._shut = True
+            self._forking += 1
             self._change.wait_for(lambda: not (self._inside.keys() - {me}), timeout=_WAIT_S)
 
     def _open(self) -> None:
         with self._change:
-            self._shut = False
+            self._forking = max(0, self._forking - 1)
             self._change.notify_all()
 
     def _born(self) -> None:
         # Threads that waited here do not exist in the child.
         self._change = threading.Condition(threading.Lock())
         self._inside = {}
-        self._shut = False
+        self._forking = 0
         for heir in list(self._heirs):
             heir.after_fork()
 

@@ -18,7 +18,7 @@ import pytest
 from tests_weights_cache_fakes import Clock, Crash, Engine, Folder, audit, http, no_flock, sha256
 
 from thalamus_lite.errors import CacheFull
-from thalamus_lite.weights.forks import no_fork
+from thalamus_lite.weights.forks import _Gate, no_fork
 from thalamus_lite.weights.holds import PublishedMeanwhile, hold_partial
 
 SOAK = bool(os.environ.get("THALAMUS_SOAK"))
@@ -283,7 +283,7 @@ def test_a_child_forked_at_any_exclusive_lock_does_not_keep_it(
         path = os.readlink(f"/proc/self/fd/{fd}")
         if kind & fcntl.LOCK_EX and path not in locked:
             locked.add(path)
-            born.append(fork.Process(target=signal.pause))
+            born.append(fork.Process(target=signal.pause, daemon=True))
             born[-1].start()
 
     broken = make(download=Engine(_crash))
@@ -408,7 +408,7 @@ def test_a_fork_waits_for_whoever_is_in_a_transaction() -> None:
     holder.start()
     assert inside.wait(30)
     parent.start()
-    while not forks._gate._shut:
+    while not forks._gate._forking:
         time.sleep(0.001)
     entered = threading.Event()
 
@@ -424,3 +424,22 @@ def test_a_fork_waits_for_whoever_is_in_a_transaction() -> None:
         thread.join()
     assert forked.is_set()
     assert entered.is_set()
+
+
+def test_the_gate_stays_shut_until_the_last_of_several_forks() -> None:
+    inside = threading.Event()
+
+    def enter() -> None:
+        with gate.closed():
+            inside.set()
+
+    gate = _Gate()
+    gate._before()
+    gate._before()
+    gate._open()
+    thread = threading.Thread(target=enter)
+    thread.start()
+    assert not inside.wait(0.05)
+    gate._open()
+    assert inside.wait(10)
+    thread.join()
