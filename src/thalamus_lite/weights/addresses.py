@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 # The well-known NAT64 prefix (RFC 6052): its last 32 bits are an IPv4 address.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
+# Not for the public, whatever Python calls global: Python 3.11 knows few of them. Site-local
+# (RFC 3879), local-use NAT64 (RFC 8215), and IPv4 translated (RFC 2765).
+_PRIVATE = (
+    ipaddress.IPv6Network("fec0::/10"),
+    ipaddress.IPv6Network("64:ff9b:1::/48"),
+    ipaddress.IPv6Network("::ffff:0:0:0/96"),
+)
+
 # What is behind it is in the address; newer Pythons call none of them global.
 _6TO4 = ipaddress.IPv6Network("2002::/16")
 
@@ -45,6 +53,8 @@ def is_public(address: str) -> bool:
         # A zone ("fe80::1%eth0") only exists on link-local addresses; it must not hide one.
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
+        return False
+    if any(found in network for network in _PRIVATE):
         return False
     if found.is_multicast or not (found.is_global or found in _6TO4):
         return False

@@ -14,6 +14,7 @@ from thalamus_lite.weights.addresses import Guard, is_public, resolve
         *("::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "fd12::1", "ff02::1", "2001:db8::1"),
         *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::a9fe:a9fe", "2002:0a00:0001::1"),
         *("2001:0:5ef5:79fb:0:0:f5ff:fffe", "not an address", ""),
+        *("fec0::1", "64:ff9b:1::a00:1", "::ffff:0:127.0.0.1", "::ffff:0:8.8.8.8"),
     ],
 )
 def test_private_addresses_are_known_in_every_dress(address):
