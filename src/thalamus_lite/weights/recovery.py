@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import secrets
 from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from thalamus_lite.weights.store import Store
 
 _log = logging.getLogger("thalamus_lite")
+
+_HALF_MADE = re.compile(r"index\.[0-9a-f]{16}\.db(-journal)?")
 
 
 def recover(store: Store) -> None:
@@ -110,6 +113,7 @@ def replace_index(layout: Layout, system: System) -> int:
     """
     aside = layout.root / f"index.{secrets.token_hex(8)}.db"
     with disk_errors():
+        _drop_half_made(layout)
         manifests = sorted(_manifests(layout, system), key=lambda each: each.checked_at or 0.0)
     try:
         with disk_errors():
@@ -222,6 +226,13 @@ def _build(path: Path, manifests: list[Manifest], boot_id: str) -> set[str]:
         served = {statements.adopt(connection, manifest, boot_id) for manifest in manifests}
         connection.execute("COMMIT")
     return served
+
+
+def _drop_half_made(layout: Layout) -> None:
+    """Indexes that were being made when their maker was killed: nobody else is at it now."""
+    for path in layout.root.glob("index.*"):
+        if _HALF_MADE.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _quarantine(layout: Layout) -> None:

@@ -308,6 +308,18 @@ def test_a_rebuild_does_not_bring_back_what_verify_has_condemned(
     assert len(origin.notes("download")) == 5
 
 
+def test_a_rebuild_removes_what_one_that_was_killed_has_left(
+    make: Any, root: Path, content: dict[str, bytes]
+) -> None:
+    left = [root / "index.0123456789abcdef.db", root / "index.0123456789abcdef.db-journal"]
+    mine = root / "index.notes.db"
+    for path in (*left, mine):
+        path.touch()
+    make().rebuild()
+    assert [path.exists() for path in left] == [False, False]
+    assert mine.exists()
+
+
 def test_an_entry_that_is_damaged_again_and_again_is_an_error(
     make: Any, content: dict[str, bytes]
 ) -> None:
