@@ -126,6 +126,9 @@ def drop_entry(db: sqlite3.Connection, entry_id: str) -> list[tuple[int, str]]:
 def point(
     db: sqlite3.Connection, key: str, entry_id: str, validator: str, checked_at: float | None
 ) -> None:
+    if db.execute("SELECT 1 FROM entry WHERE id = ?", (entry_id,)).fetchone() is None:
+        # It was evicted meanwhile: nothing would ever remove this row.
+        return
     before = db.execute("SELECT entry_id FROM source WHERE key = ?", (key,)).fetchone()
     if before is not None and before[0] != entry_id:
         # What the name meant before is the first to go.

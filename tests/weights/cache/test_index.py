@@ -167,6 +167,17 @@ def test_a_blob_taken_into_use_again_is_not_dropped(index: Index, database: Data
     assert refs_are_true(database)
 
 
+def test_a_key_does_not_come_to_mean_an_entry_that_is_gone(
+    index: Index, database: Database
+) -> None:
+    one = add(index, 1, "abc")
+    index.evict([one])
+    index.forget(one)
+    index.point(key(1), one, "v", None)
+    with database.read() as db:
+        assert db.execute("SELECT count(*) FROM source").fetchone() == (0,)
+
+
 def test_an_evicted_ident_may_be_fetched_again_at_once(index: Index) -> None:
     one = add(index, 1, "abc")
     index.evict([one, "unknown"])
