@@ -105,8 +105,10 @@ def _problem(store: Store, entry_id: str, digests: dict[tuple[int, int], str]) -
     except FileNotFoundError:
         fd = None
     if fd is None:
-        # On its way out, which is no fault.
-        return "" if store.layout.entry(entry_id).exists() else "its folder is missing"
+        # On its way out, or out by now, is no fault: who evicts says so before the folder goes.
+        missing = not store.layout.entry(entry_id).exists()
+        missing = missing and store.index.state(entry_id) == "READY"
+        return "its folder is missing" if missing else ""
     store.leases.at_work(fd)
     try:
         manifest = read_manifest(store.layout, entry_id)

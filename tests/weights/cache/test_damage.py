@@ -320,6 +320,15 @@ def test_a_rebuild_removes_what_one_that_was_killed_has_left(
     assert mine.exists()
 
 
+def test_what_is_evicted_while_verify_reads_is_no_fault(
+    make: Any, content: dict[str, bytes]
+) -> None:
+    verdicts = verify(make())
+    first = next(verdicts)
+    make().clear()
+    assert {verdict.problem for verdict in (first, *verdicts)} == {""}
+
+
 def test_an_entry_that_is_damaged_again_and_again_is_an_error(
     make: Any, content: dict[str, bytes]
 ) -> None:
