@@ -11,6 +11,7 @@ from thalamus_lite.errors import WeightNotFound
 from thalamus_lite.weights import eviction
 from thalamus_lite.weights.local import file_sha256
 from thalamus_lite.weights.recovery import read_manifest
+from thalamus_lite.weights.shelf import identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from thalamus_lite.weights.cache import WeightCache
     from thalamus_lite.weights.records import Listed
+    from thalamus_lite.weights.shelf import Identity
     from thalamus_lite.weights.store import Store
 
 
@@ -57,7 +59,7 @@ def verify(cache: WeightCache) -> Iterator[Verdict]:
 
     Each file is read once, however many entries share it.
     """
-    digests: dict[tuple[int, int], str] = {}
+    digests: dict[Identity, str] = {}
     for entry in list_entries(cache):
         if entry.state != "READY":
             continue
@@ -99,7 +101,7 @@ def remove(cache: WeightCache, name: str | None = None) -> Removal:
     )
 
 
-def _problem(store: Store, entry_id: str, digests: dict[tuple[int, int], str]) -> str:
+def _problem(store: Store, entry_id: str, digests: dict[Identity, str]) -> str:
     try:
         fd = store.lock(entry_id, fcntl.LOCK_SH)
     except FileNotFoundError:
@@ -126,11 +128,10 @@ def _problem(store: Store, entry_id: str, digests: dict[tuple[int, int], str]) -
         store.leases.done_with(fd)
 
 
-def _digest(path: Path, digests: dict[tuple[int, int], str]) -> str:
+def _digest(path: Path, digests: dict[Identity, str]) -> str:
     """ "" for a file that is not there: a blob that nobody can share, but no fault of the entry."""
     with suppress(FileNotFoundError):
-        stat = path.stat()
-        key = (stat.st_dev, stat.st_ino)
+        key = identity(path.stat())
         if key not in digests:
             digests[key] = file_sha256(path)
         return digests[key]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from thalamus_lite.weights.layout import Layout
     from thalamus_lite.weights.manifest import ManifestFile
 
+Identity = tuple[int, int, int, int]
+
 _log = logging.getLogger("thalamus_lite")
 
 _BLOCK = 1024 * 1024
@@ -41,7 +43,7 @@ class Shelf:
 
     layout: Layout
     cancel: threading.Event
-    _sound: set[tuple[int, int]] = field(default_factory=set)
+    _sound: set[Identity] = field(default_factory=set)
 
     def has(self, file: ManifestFile) -> bool:
         """Whether the file's blob may be linked to; a damaged one is set aside.
@@ -127,7 +129,7 @@ class Shelf:
         finally:
             os.close(fd)
         if sound:
-            self._sound.add((found.st_dev, found.st_ino))
+            self._sound.add(identity(found))
         return sound
 
     def _digest(self, fd: int) -> str:
@@ -142,6 +144,13 @@ class Shelf:
         return ""
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    found = path.lstat()
-    return found.st_dev, found.st_ino
+def identity(found: os.stat_result) -> Identity:
+    """Of a file's bytes, for as long as somebody looks: an inode is soon used again by another.
+
+    Not the time of change: that is new with each link.
+    """
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _identity(path: Path) -> Identity:
+    return identity(path.lstat())

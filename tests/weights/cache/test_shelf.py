@@ -13,7 +13,7 @@ from tests_weights_cache_fakes import Crash, Folder, Steps, audit, http, no_floc
 
 from thalamus_lite.weights import shelf
 from thalamus_lite.weights.eviction import unlink_blobs
-from thalamus_lite.weights.maintenance import verify
+from thalamus_lite.weights.maintenance import _digest, verify
 from thalamus_lite.weights.origin import DownloadCancelled
 
 if TYPE_CHECKING:
@@ -300,3 +300,14 @@ def test_a_dead_blob_that_two_remove_at_once_leaves_nothing_behind(
     cache.acquire(http("m")).release()
     cache.clear()
     assert audit(root) == []
+
+
+def test_a_file_that_has_got_the_inode_of_another_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    os.utime(path, ns=(1, 1))
+    digests: dict[Any, str] = {}
+    assert _digest(path, digests) == sha256(b"one")
+    # The same inode, as a file system hands it out again at once.
+    path.write_bytes(b"two")
+    assert _digest(path, digests) == sha256(b"two")
