@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from thalamus_lite.errors import WeightUnreachable
-from thalamus_lite.weights.answers import RangesRefused
+from thalamus_lite.weights.answers import RangesRefused, check_sizes
 from thalamus_lite.weights.http_body import check_encoding, opened
 from thalamus_lite.weights.http_client import Broken, HTTPClient, refusal, strong_etag
 from thalamus_lite.weights.names import check_names, public_url, url_identity
@@ -109,6 +109,7 @@ class HTTPOrigin:
             RemoteFile(name, url, one.size, one.etag, {})
             for name, url, one in zip(names, urls, described, strict=True)
         )
+        check_sizes(files, source.name)
         versions = [one.version for one in described]
         if len(versions) == 1:
             version = versions[0]

@@ -15,6 +15,7 @@ from thalamus_lite.weights.cache import WeightCache
 from thalamus_lite.weights.forks import Lock, no_fork
 from thalamus_lite.weights.names import check_relpath
 from thalamus_lite.weights.options import CacheOptions
+from thalamus_lite.weights.order import described
 from thalamus_lite.weights.origin import OriginOptions, PartFile
 from thalamus_lite.weights.sources import HTTPWeight, S3Weight
 from thalamus_lite.weights.want import Asked
@@ -156,7 +157,7 @@ def _download(asked: Asked, folder: Path, deny_private: bool) -> Path:
     wiring = Wiring()
     options = OriginOptions(deny_private, asked.timeout_s or 300.0)
     origin = wiring.origin_for(asked.source, options)
-    file = origin.list(asked.source).files[0]
+    file = described(origin.list(asked.source).files[0])
     path = folder / (asked.filename or check_relpath(file.relpath).rsplit("/", 1)[-1])
     part = PartFile(path, file.size, file.validator, (), _forget)
     progress = wiring.progress(asked.source.name, file.size)

@@ -19,7 +19,7 @@ from thalamus_lite.errors import (
 )
 from thalamus_lite.weights.addresses import Guard
 from thalamus_lite.weights.giving_up import until
-from thalamus_lite.weights.http_origin import HTTPOrigin
+from thalamus_lite.weights.http_origin import HTTPOrigin, _Described
 from thalamus_lite.weights.origin import DownloadCancelled, OriginOptions, origin_for
 from thalamus_lite.weights.retry import is_retryable
 from thalamus_lite.weights.sources import HTTPWeight
@@ -49,6 +49,12 @@ def test_one_url_is_a_file(server, http):
     assert (file.relpath, file.size, file.validator) == ("model v1.pt", 10_000, '"v1"')
     assert (found.directory, found.validator, found.immutable) == (False, '"v1"', False)
     assert file.locator == server.url + "/a/model%20v1.pt?sig=1"
+
+
+def test_sizes_that_no_files_have_are_an_error(http, monkeypatch):
+    monkeypatch.setattr(http, "_describe", lambda url: _Described(10**18 - 1, "", ""))
+    with pytest.raises(WeightUnreachable, match="sizes that no files have"):
+        http.list(source(*(f"http://localhost/{number}.bin" for number in range(12))))
 
 
 def test_several_urls_are_a_directory(server, http):
