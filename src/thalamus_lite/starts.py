@@ -26,8 +26,8 @@ _log = logging.getLogger("thalamus_lite")
 
 LOOK_S = 0.01
 LOOP_PATIENCE_S = 2.0
-"""How long a request waits for a loop to end that nobody said would go on: a test client's is gone
-after one request."""
+"""How long a request waits for a loop to end that nobody said would go on, since a test client's is
+gone after one request; and for one that is to serve it to turn."""
 
 
 class StartupFailed(Unavailable):
@@ -198,9 +198,19 @@ async def _across(engine: Engine, scope: Scope, receive: Receive, send: Send) ->
     """Have a request served in the engine's loop, and talk to its client in this one.
 
     Raises:
-        StartupFailed: that loop ended meanwhile.
+        StartupFailed: that loop does not turn, or ended meanwhile.
     """
+    from thalamus_lite.batching.execution import settle, tell
+
     here = asyncio.get_running_loop()
+    turned = here.create_future()
+    engine.loop.call_soon_threadsafe(tell, here, settle, turned, None, None)
+    try:
+        async with asyncio.timeout(LOOP_PATIENCE_S):
+            await turned
+    except TimeoutError:
+        # As where a coroutine of that loop calls a client that blocks.
+        raise StartupFailed("the event loop that has this app is blocked") from None
 
     def back(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def run(*arguments: Any) -> Any:

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from thalamus_lite import Thalamus
+from thalamus_lite import Thalamus, starts
 from thalamus_lite.serving import backoff
 from thalamus_lite.testing import AsyncClient, Client
 
@@ -229,6 +229,16 @@ def test_clients_inside_one_another_share_the_app() -> None:
         assert outer.post("/predict", json=body("x")).status_code == 200
         assert (counting.loads, counting.unloads) == (1, 0)
     assert counting.unloads == 1
+
+
+async def test_loop_that_is_blocked_by_the_one_who_asks_is_no_deadlock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(starts, "LOOP_PATIENCE_S", 0.05)
+    counting = Counting()
+    async with AsyncClient(counting.app):
+        answer = TestClient(counting.app, headers=HEADERS).get("/health")
+        assert (answer.status_code, answer.json()["code"]) == (503, "startup_failed")
 
 
 def test_first_requests_of_several_threads_start_the_app_once() -> None:
