@@ -15,11 +15,11 @@ from thalamus_lite.weights import schema, statements
 from thalamus_lite.weights.database import peek_version
 from thalamus_lite.weights.eviction import drop_partial, remove_entry, unlink_blobs
 from thalamus_lite.weights.holds import take_over
-from thalamus_lite.weights.layout import disk_errors, link_or_copy, remove
-from thalamus_lite.weights.lease import lock_folder, unlock
+from thalamus_lite.weights.layout import NO_LINK, disk_errors, link_or_copy, remove
 from thalamus_lite.weights.link import connect
 from thalamus_lite.weights.manifest import Manifest, ManifestInvalid
 from thalamus_lite.weights.sqlerrors import IndexNewer, typed_errors
+from thalamus_lite.weights.strangers import drop, strangers_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +56,9 @@ def recover(store: Store) -> None:
 def ensure_index(database: Database, layout: Layout, system: System) -> None:
     """Make the index if it is missing, not readable as one, or of an older version.
 
+    A missing one is made so that nobody's is replaced, also where locks do not hold and several
+    processes come to it at once.
+
     Raises:
         IndexNewer: a newer thalamus-lite made it.
     """
@@ -65,7 +68,7 @@ def ensure_index(database: Database, layout: Layout, system: System) -> None:
         # Another process may have done it while this one waited for the lock.
         if peek_version(database.path) == schema.VERSION:
             return
-        replace_index(layout, system)
+        replace_index(layout, system, first=not layout.index.exists())
 
 
 def repair_index(
@@ -106,27 +109,34 @@ def _refuse_newer(path: Path) -> None:
         return
 
 
-def replace_index(layout: Layout, system: System) -> int:
+def replace_index(layout: Layout, system: System, *, first: bool = False) -> int:
     """Set the index aside and make one from the manifests; returns the number of entries.
 
-    The caller is inside `Database.replaced`.
+    The caller is inside `Database.replaced`. ``first``: there is none, and one that another has put
+    there meanwhile stays.
     """
     aside = layout.root / f"index.{secrets.token_hex(8)}.db"
     with disk_errors():
-        _drop_half_made(layout)
+        if not first:
+            _drop_half_made(layout)
         manifests = sorted(_manifests(layout, system), key=lambda each: each.checked_at or 0.0)
     try:
         with disk_errors():
             aside.touch(mode=0o600)
         served = _build(aside, manifests, system.boot_id())
+        # Before anybody can see the new index: what is begun from then on is no stranger.
+        strangers = strangers_to(layout, [each for each in manifests if each.id in served])
         with disk_errors():
-            _quarantine(layout)
-            os.replace(aside, layout.index)
+            if not first:
+                _quarantine(layout)
+                os.replace(aside, layout.index)
+            elif not _put_first(aside, layout.index):
+                return 0
     except BaseException:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
         raise
-    _drop_strangers(layout, system, [each for each in manifests if each.id in served])
+    drop(strangers, layout, system)
     if served:
         _log.warning("the weight cache's index was rebuilt: %d entries", len(served))
     return len(served)
@@ -243,32 +253,16 @@ def _quarantine(layout: Layout) -> None:
         os.replace(layout.index, layout.root / "index.db.corrupt")
 
 
-def _drop_strangers(layout: Layout, system: System, manifests: list[Manifest]) -> None:
-    """What none of these manifests knows: the new index does not count it.
-
-    Nothing else would ever remove it.
-    """
-    kept = {file.sha256 for manifest in manifests for file in manifest.files}
-    entries = {manifest.id for manifest in manifests}
-    with disk_errors(), suppress(FileNotFoundError):
-        for folder in [*layout.entries.iterdir(), *layout.partials.iterdir()]:
-            if folder.name not in entries:
-                _discard_unused(layout, folder, system)
-        for shelf in layout.blobs.iterdir():
-            for blob in shelf.iterdir():
-                if blob.name not in kept:
-                    blob.unlink(missing_ok=True)
-
-
-def _discard_unused(layout: Layout, folder: Path, system: System) -> None:
+def _put_first(aside: Path, index: Path) -> bool:
+    """Whether it took the place; False: another one has it."""
     try:
-        fd = lock_folder(folder, fcntl.LOCK_EX, system.flock)
-    except OSError:
-        fd = -1
-    if fd is None:
-        return
-    try:
-        layout.discard(folder)
+        os.link(aside, index)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LINK:
+            raise
+        os.replace(aside, index)
     finally:
-        if fd >= 0:
-            unlock(fd)
+        aside.unlink(missing_ok=True)
+    return True

@@ -18,6 +18,7 @@ import pytest
 from tests_weights_cache_fakes import Clock, Crash, Engine, Folder, audit, http, no_flock, sha256
 
 from thalamus_lite.errors import CacheFull
+from thalamus_lite.weights import recovery
 from thalamus_lite.weights.forks import _Gate, no_fork
 from thalamus_lite.weights.holds import PublishedMeanwhile, hold_partial
 
@@ -443,3 +444,25 @@ def test_the_gate_stays_shut_until_the_last_of_several_forks() -> None:
     gate._open()
     assert inside.wait(10)
     thread.join()
+
+
+def test_first_index_that_another_made_meanwhile_stays_where_locks_do_nothing(
+    make: Any, origin: Folder, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin.put("m", b"m" * 100)
+    late, early = make(flock=no_flock), make(flock=no_flock)
+    build = recovery._build
+
+    def slow(*given: Any) -> set[str]:
+        monkeypatch.setattr(recovery, "_build", build)
+        built = build(*given)
+        # All that another does between this one's look for an index and its own.
+        early.acquire(http("m")).release()
+        return built
+
+    monkeypatch.setattr(recovery, "_build", slow)
+    late.acquire(http("m")).release()
+    early.acquire(http("m")).release()
+    assert len(origin.notes("download m")) == 1
+    assert audit(root) == []
+    assert not list(root.glob("index.*.db"))
