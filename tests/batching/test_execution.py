@@ -375,3 +375,16 @@ def test_frames_of_an_error_and_of_its_causes_let_go_of_what_they_hold() -> None
     assert not alive
     found = failed(caught, Backend())
     assert (found.out_of_memory, found.fatal) == (False, False)
+
+
+@pytest.mark.parametrize("merged", [1, 2])
+def test_list_that_the_model_uses_again_is_not_the_answer(lane: Lane, merged: int) -> None:
+    own: list[int] = []
+
+    def predict(inputs: list[int]) -> list[int]:
+        own[:] = inputs
+        return own
+
+    first = run_in_lane(lane, hooks_of(predict), [[n] for n in range(merged)], True)
+    run_in_lane(lane, hooks_of(predict), [[n + 10] for n in range(merged)], True)
+    assert first.outputs == [[n] for n in range(merged)]

@@ -65,7 +65,8 @@ def passes(
         if isinstance(outcome, BaseException):
             report.errors[0] = outcome
         else:
-            report.outputs[0] = outcome
+            # As slices are: a model may use its list again before this one is read.
+            report.outputs[0] = outcome.copy()
     else:
         yield from _merged(units, report, idempotent)
     if report.largest_oom and all(outputs is None for outputs in report.outputs):
