@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from thalamus_lite.composition import allocator_of
 from thalamus_lite.errors import ConfigurationError, ThalamusError
 from thalamus_lite.http.gate import Gate
+from thalamus_lite.model.inspection import hook_of
 from thalamus_lite.settings import Settings
 from thalamus_lite.thalamus import Thalamus
 from thalamus_lite.weights.local import local_lease
@@ -148,7 +149,7 @@ def _check_model(spec: ModelSpec, settings: Settings, say: Say) -> int:
         failures += 1
     elif reason is not None and str(spec.device) not in ("auto", "cpu"):
         say(f"warn  {spec.key}: asks for {spec.device} but {reason}: it will run on the CPU")
-    if spec.weights and not callable(getattr(spec.cls, "load", None)):
+    if spec.weights and hook_of(spec.cls, "load") is None:
         say(f"warn  {spec.key}: has weights, and no load(self, weights, device) that takes them")
     for weight, source in spec.weights.items():
         failures += _check_weight(f"{spec.key}: weights[{weight!r}]", source, settings, say)

@@ -122,18 +122,9 @@ class Starts:
         while True:
             engine = self._usable()
             if engine is None:
-                left_s = self._backoff.left_s(time.monotonic())
-                if left_s:
-                    raise StartupFailed("a start has just failed", retry_after_s=left_s)
-                try:
-                    engine = await self._start_once()
-                except Exception as error:
-                    if self._told is not error:
-                        # Once for all that waited.
-                        self._told = error
-                        _log.error("the app failed to start at a request", exc_info=error)
-                    left_s = self._backoff.left_s(time.monotonic())
-                    raise StartupFailed(str(error), retry_after_s=left_s) from error
+                engine = await self._start_at_a_request()
+                if engine is not None:
+                    return engine
             elif (
                 engine.loop is asyncio.get_running_loop()
                 or self._lifespans
@@ -141,10 +132,26 @@ class Starts:
             ):
                 return engine
             else:
-                engine = None
                 await asyncio.sleep(LOOK_S)
-            if engine is not None:
-                return engine
+
+    async def _start_at_a_request(self) -> Engine | None:
+        """As `_start_once`, but not before the back-off of the last failure is over.
+
+        Raises:
+            StartupFailed: it did not work, now or lately.
+        """
+        left_s = self._backoff.left_s(time.monotonic())
+        if left_s:
+            raise StartupFailed("a start has just failed", retry_after_s=left_s)
+        try:
+            return await self._start_once()
+        except Exception as error:
+            if self._told is not error:
+                # Once for all that waited.
+                self._told = error
+                _log.error("the app failed to start at a request", exc_info=error)
+            left_s = self._backoff.left_s(time.monotonic())
+            raise StartupFailed(str(error), retry_after_s=left_s) from error
 
     def _usable(self) -> Engine | None:
         """The engine, if the running loop can have it or another one runs it.

@@ -110,7 +110,8 @@ def _preprocess(hooks: Hooks, pending: PendingRequest, start: float) -> Any:
     return prepared
 
 
-def _postprocess(hooks: Hooks, items: list[Any]) -> list[Any]:
+def postprocessed(hooks: Hooks, items: list[Any]) -> list[Any]:
+    """What ``postprocess`` makes of one output, in a list; one that yields is read here."""
     postprocess = hooks.postprocess
     assert postprocess is not None
     return as_list(postprocess(items))
@@ -147,7 +148,7 @@ async def stream_on_loop(
                 made = clock()
                 items = [output]
                 if hooks.postprocess is not None:
-                    items = await call(lane, _postprocess, hooks, items)
+                    items = await call(lane, postprocessed, hooks, items)
                 times.add(made - resumed, clock() - made)
                 lane.awaiting_since = None
                 for item in items:

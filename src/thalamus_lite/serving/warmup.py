@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.batching.channel import LIMIT
 from thalamus_lite.batching.execution import call, run_job, run_on_loop, tame
-from thalamus_lite.batching.lane import as_list
+from thalamus_lite.batching.streaming import postprocessed
 from thalamus_lite.errors import ModelError
 from thalamus_lite.serving.parity import difference
 
@@ -132,6 +132,4 @@ async def _first_of(stream: Any) -> list[Any]:
 
 
 def _each(hooks: Hooks, outputs: list[Any]) -> list[Any]:
-    postprocess = hooks.postprocess
-    assert postprocess is not None
-    return [item for output in outputs for item in as_list(postprocess([output]))]
+    return [item for output in outputs for item in postprocessed(hooks, [output])]

@@ -99,8 +99,9 @@ class AsyncClient:
         """One request, and its whole answer. ``content`` may be several chunks; ``params`` go into
         the query, behind one that ``path`` has.
         """
-        path = _with_query(path, params)
-        async with self.stream(method, path, json=json, content=content, headers=headers) as answer:
+        async with self.stream(
+            method, path, params=params, json=json, content=content, headers=headers
+        ) as answer:
             body = b"".join([chunk async for chunk in answer.chunks()])
             return Response(answer.status, answer.headers, body)
 
@@ -122,7 +123,7 @@ class AsyncClient:
         headers: Headers = None,
     ) -> AsyncIterator[Stream]:
         """One request, and its answer as it comes."""
-        exchange, task = self._send(method, _with_query(path, params), json, content, headers)
+        exchange, task = self._send(method, path, params, json, content, headers)
         try:
             start = await exchange.from_app.get()
             if start is None:
@@ -145,10 +146,10 @@ class AsyncClient:
     ) -> Hangup:
         """Send a request and keep the line in hand: :meth:`Hangup.hang_up` is a client that goes
         away."""
-        return Hangup(*self._send(method, _with_query(path, params), json, content, headers))
+        return Hangup(*self._send(method, path, params, json, content, headers))
 
     def _send(
-        self, method: str, path: str, json: Any, content: Content, headers: Headers
+        self, method: str, path: str, params: Params, json: Any, content: Content, headers: Headers
     ) -> tuple[Exchange, asyncio.Task[None]]:
         given = list(headers.items() if isinstance(headers, Mapping) else headers or ())
         names = {name.lower() for name, _ in given}
@@ -162,7 +163,7 @@ class AsyncClient:
             pairs.append(("content-length", str(len(chunks[0]))))
         encoded = [(name.lower().encode(), _bytes(value)) for name, value in pairs]
         exchange = Exchange.of(chunks)
-        scope = scope_of(method, path, encoded)
+        scope = scope_of(method, _with_query(path, params), encoded)
         return exchange, asyncio.ensure_future(exchange.run(self.app, scope))
 
     async def _start(self) -> None:
