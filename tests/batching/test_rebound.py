@@ -66,15 +66,33 @@ def test_clients_that_never_come_back_are_not_waited_for() -> None:
 
 def test_clients_that_come_back_too_late_to_pay_are_not_waited_for() -> None:
     rebound = Rebound()
-    windows(rebound, [0.8 * A] * 8)
+    windows(rebound, [0.95 * A] * 8)
     assert rebound.hold_for == 0.0
 
 
-def test_a_hold_is_never_longer_than_three_quarters_of_the_fixed_cost() -> None:
-    for delay in (0.1, 0.3, 0.5, 0.7, 0.74, 0.8):
+def test_a_hold_is_never_longer_than_the_fixed_cost() -> None:
+    for delay in (0.1, 0.3, 0.5, 0.7, 0.74, 0.8, 0.9, 0.99):
         rebound = Rebound()
         windows(rebound, [delay * A] * 2)
-        assert rebound.hold_for <= 0.75 * A
+        assert rebound.hold_for <= A
+
+
+# 2.9 of 4.15 ms is what 32 clients took on a slow day of the machine of the benchmarks.
+@pytest.mark.parametrize("share", [0.65, 2.9 / 4.15, 0.76])
+def test_a_slow_loop_whose_clients_all_come_back_is_waited_for(share: float) -> None:
+    rebound = Rebound()
+    windows(rebound, [share * A * (i + 1) / 32 for i in range(32)], count=100)
+    assert rebound.hold_for > share * A
+
+
+def test_a_long_hold_wants_nearly_every_batch_to_come_back_whole() -> None:
+    rebound = Rebound()
+    # 15 of 16 inputs, but only half of the batches.
+    now = windows(rebound, [0.7 * A] * 8, count=1)
+    for _ in range(60):
+        now = windows(rebound, [0.77 * A] * 8, count=1, now=now)
+        now = windows(rebound, [0.77 * A] * 7 + [5 * A], count=1, now=now)
+    assert rebound.hold_for == 0.0
 
 
 def test_one_client_that_is_gone_costs_no_longer_wait_than_the_others_need() -> None:

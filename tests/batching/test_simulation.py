@@ -60,6 +60,16 @@ def test_a_wide_round_trip_still_reaches_94_percent(name: str, clients: int) -> 
     assert ours >= 0.94 * best
 
 
+@pytest.mark.parametrize(("clients", "loop_us"), [(32, 90), (24, 120)])
+def test_a_loop_so_slow_that_the_burst_takes_most_of_the_fixed_cost_reaches_99_percent(
+    clients: int, loop_us: int
+) -> None:
+    world = sim.World(4e-3, 0.25e-3, loop_s=loop_us * 1e-6)
+    best = sim.oracle(world, clients, thresholds(clients), SECONDS)
+    ours = sim.closed_loop(world, sim.Real(world), clients, seconds=SECONDS)
+    assert ours >= 0.99 * best
+
+
 @pytest.mark.parametrize("clients", [2, 3, 4])
 def test_a_few_clients_far_away_are_waited_for_too(clients: int) -> None:
     world = WORLDS["10 + 0.1n, wide"]

@@ -16,9 +16,10 @@ come back in one burst, early or late together. Holding pays where
 
 is least, and if that is below g(0) = 2a by a margin: k has no part in it. F and G are decayed
 histograms of what came back and when. Under Poisson arrivals F(h) <= h / c(n) on average, too
-little for any h < a, so open-loop traffic is not held. A rule on the mean gap between arrivals
-would defeat itself: that mean includes the time of the batch. docs/adr/0010-rebound-rule.md has the
-figures.
+little for any h < a, so open-loop traffic is not held; and since F is learned from few batches, a
+hold of more than three quarters of a asks for more: that nearly every batch was whole by then. A
+rule on the mean gap between arrivals would defeat itself: that mean includes the time of the batch.
+docs/adr/0010-rebound-rule.md has the figures.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ _INVERSE_FIRST = 1 / _FIRST_S
 # About twenty windows of memory.
 _GROWTH = 1 / 0.95
 _RESCALE_AT = 1e12
-_LONGEST = 0.75
+# A hold of more than this share of the fixed cost needs so many whole batches.
+_LONG = 0.75
+_SURE = 0.85
 _MARGIN = 1.2
-_WORTHWHILE = 0.95
+_WORTHWHILE = 0.93
 _ALL = 0.999
 # The fit is tried early, and later at every sixteenth window: it is the dearest part.
 _FIRST_FIT = 4
@@ -94,7 +97,7 @@ class Rebound:
         self.back = 0
         self.since = now
         # No hold can last longer, so nothing later needs to be counted.
-        self._until = now + min(a * _LONGEST, EDGES[-1] * 0.999)
+        self._until = now + min(a, EDGES[-1] * 0.999)
         self._weight *= _GROWTH
         self._answered += self._weight * size
         self._batches += self._weight
@@ -116,7 +119,6 @@ class Rebound:
         self.expected = self.back
 
     def _refit(self, a: float) -> None:
-        longest = a * _LONGEST
         least = 2.0 * a * _WORTHWHILE
         best = held = edge = back = whole = 0.0
         share_of = 1.0 / self._answered
@@ -124,20 +126,23 @@ class Rebound:
         share = 0.0
         for count, all_back, next_edge in zip(self._histogram, self._whole, EDGES, strict=True):
             # Nobody is left to wait for, or nothing later can be better.
-            if next_edge > longest or share >= _ALL or held + a > least:
+            if edge >= a or share >= _ALL or held + a > least:
                 break
-            held += (next_edge - edge) * (1.0 - whole * whole_of)
-            edge = next_edge
+            # Nothing was counted after a.
+            until = min(next_edge, a)
+            # Those of this bucket are whole in its middle, on average.
+            held += (until - edge) * (1.0 - (whole + 0.5 * all_back) * whole_of)
+            edge = until
             whole += all_back
             back += count
             share = min(back * share_of, 1.0)
             g = (held + a) * (2.0 - share)
-            if g < least:
+            if g < least and (edge <= a * _LONG or whole * whole_of >= _SURE):
                 least = g
                 best = edge
         # A little longer, for a burst that is later than any of late: it costs only when that
         # happens.
-        self.hold_for = min(best * _MARGIN, longest)
+        self.hold_for = min(best * _MARGIN, a)
         if self._weight > _RESCALE_AT:
             self._rescale()
 
