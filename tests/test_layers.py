@@ -42,6 +42,23 @@ FLOORS = {
     "testing": 13,
 }
 
+# Inside ``weights``; what is not named here stands on all of these.
+WEIGHTS_FLOORS = {
+    "forks": 0,
+    "lease": 0,
+    "manifest": 0,
+    "mounts": 0,
+    "names": 0,
+    "origin": 0,
+    "sources": 0,
+    "options": 1,
+    "index": 1,
+    "transfer": 1,
+    "entries": 2,
+    "origins": 2,
+}
+WEIGHTS_TOP = 3
+
 # Between packages of one floor: a model is declared with its weights and its device.
 SAME_FLOOR = {("model", "weights.sources"), ("model", "devices.device")}
 
@@ -125,6 +142,8 @@ def imports_of(module: str) -> _Imports:
 
 def is_allowed(module: str, imported: str, for_types: bool) -> bool:
     here, there = module.partition(".")[0], imported.partition(".")[0]
+    if here == there == "weights":
+        return _is_allowed_in_weights(module, imported)
     if here == there:
         return True
     if floor(there) < floor(here):
@@ -132,6 +151,14 @@ def is_allowed(module: str, imported: str, for_types: bool) -> bool:
     if for_types and (here, there) in UPWARD_FOR_TYPES:
         return True
     return (here, imported) in SAME_FLOOR
+
+
+def _is_allowed_in_weights(module: str, imported: str) -> bool:
+    here, there = (name.split(".")[1] for name in (module, imported))
+    below = WEIGHTS_FLOORS.get(there, WEIGHTS_TOP)
+    above = WEIGHTS_FLOORS.get(here, WEIGHTS_TOP)
+    # The lowest and the highest are single files, which know each other.
+    return here == there or below < above or below == above in (0, WEIGHTS_TOP)
 
 
 def test_every_module_has_a_floor() -> None:
@@ -154,6 +181,10 @@ def test_rule_refuses_what_the_house_forbids() -> None:
     assert not is_allowed("batching.queue", "serving.runtime", True)
     assert not is_allowed("settings", "observability.logs", False)
     assert not is_allowed("server", "thalamus", False)
+    assert not is_allowed("weights.entries.fill", "weights.origins.http_origin", False)
+    assert not is_allowed("weights.index.database", "weights.entries.store", True)
+    assert not is_allowed("weights.origin", "weights.origins.choice", False)
+    assert is_allowed("weights.asking", "weights.entries.fill", False)
     assert is_allowed("model.spec", "weights.sources", False)
 
 

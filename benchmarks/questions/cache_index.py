@@ -87,8 +87,8 @@ def _spread(values: list[float]) -> tuple[float, ...]:
 
 def fill(size: int, folder: str, url: str) -> dict[str, Any]:
     from thalamus_lite import HTTPWeight, WeightCache
-    from thalamus_lite.weights import eviction
     from thalamus_lite.weights.cache import CacheOptions
+    from thalamus_lite.weights.entries import eviction
     from thalamus_lite.weights.options import System
     from thalamus_lite.weights.wiring import Wiring
 

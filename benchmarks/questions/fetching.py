@@ -52,7 +52,7 @@ class _Progress:
 
 def fetch(options: argparse.Namespace) -> dict[str, Any]:
     from thalamus_lite import HTTPWeight, WeightCache
-    from thalamus_lite.weights.transfer import Transfer, TransferOptions
+    from thalamus_lite.weights.transfer.download import Transfer, TransferOptions
     from thalamus_lite.weights.wiring import Wiring
 
     seen: list[_Progress] = []

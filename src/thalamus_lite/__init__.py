@@ -56,7 +56,7 @@ if TYPE_CHECKING:
         get_optimal_device,
     )
     from thalamus_lite.weights.cache import WeightCache
-    from thalamus_lite.weights.stats import CacheStats
+    from thalamus_lite.weights.entries.stats import CacheStats
     from thalamus_lite.weights.storage import exists_s3, fetch, get_cache, upload_s3
 
 # Imported when first asked for: the default app is made only for those who serve it, and the cache
@@ -69,7 +69,7 @@ _LATER = {
     "get_gpu_status": "thalamus_lite.devices.torch_backend",
     "get_optimal_device": "thalamus_lite.devices.torch_backend",
     "WeightCache": "thalamus_lite.weights.cache",
-    "CacheStats": "thalamus_lite.weights.stats",
+    "CacheStats": "thalamus_lite.weights.entries.stats",
     "exists_s3": "thalamus_lite.weights.storage",
     "fetch": "thalamus_lite.weights.storage",
     "get_cache": "thalamus_lite.weights.storage",

@@ -20,7 +20,8 @@ from thalamus_lite.thalamus import Thalamus
 from thalamus_lite.weights.local import local_lease
 from thalamus_lite.weights.maintenance import list_entries
 from thalamus_lite.weights.options import CacheOptions
-from thalamus_lite.weights.origin import OriginOptions, origin_for
+from thalamus_lite.weights.origin import OriginOptions
+from thalamus_lite.weights.origins.choice import origin_for
 from thalamus_lite.weights.sources import FileWeight
 from thalamus_lite.weights.storage import cache_of
 

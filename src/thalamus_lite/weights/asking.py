@@ -15,28 +15,28 @@ from thalamus_lite.errors import (
     WeightOffline,
     WeightUnreachable,
 )
-from thalamus_lite.weights.fill import fill
+from thalamus_lite.weights.entries.fill import fill
+from thalamus_lite.weights.entries.holds import FolderDeleted, PublishedMeanwhile
+from thalamus_lite.weights.entries.order import Means, Order, described
 from thalamus_lite.weights.flight import Flight
 from thalamus_lite.weights.freshness import is_fresh
-from thalamus_lite.weights.giving_up import until
-from thalamus_lite.weights.holds import FolderDeleted, PublishedMeanwhile
+from thalamus_lite.weights.index.uses import Uses
 from thalamus_lite.weights.names import check_names
-from thalamus_lite.weights.order import Means, Order, described
 from thalamus_lite.weights.origin import OriginOptions
 from thalamus_lite.weights.put import NoOrigin, NoProgress, Put, put_files, put_name, take
-from thalamus_lite.weights.uses import Uses
+from thalamus_lite.weights.transfer.giving_up import until
 from thalamus_lite.weights.want import Asked, Want, content_ident, source_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from thalamus_lite.weights.entries.stats import Tally
+    from thalamus_lite.weights.entries.store import Store
+    from thalamus_lite.weights.index.records import Known
     from thalamus_lite.weights.lease import EntryLease
     from thalamus_lite.weights.options import CacheOptions
     from thalamus_lite.weights.origin import Origin, RemoteFiles
-    from thalamus_lite.weights.records import Known
-    from thalamus_lite.weights.stats import Tally
-    from thalamus_lite.weights.store import Store
     from thalamus_lite.weights.wiring import Wiring
 
 _log = logging.getLogger("thalamus_lite")

@@ -14,21 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from thalamus_lite.errors import CacheUnusable, WeightError
-from thalamus_lite.weights import eviction
 from thalamus_lite.weights.asking import Asker
-from thalamus_lite.weights.database import Database
+from thalamus_lite.weights.entries import eviction
+from thalamus_lite.weights.entries.layout import Layout, disk_errors
+from thalamus_lite.weights.entries.recovery import ensure_index, recover, remake_index, repair_index
+from thalamus_lite.weights.entries.stats import CacheSnapshot, CacheStats, Tally
+from thalamus_lite.weights.entries.store import EntryDamaged, Store
 from thalamus_lite.weights.forks import watch
-from thalamus_lite.weights.index import Index
-from thalamus_lite.weights.layout import Layout, disk_errors
+from thalamus_lite.weights.index.database import Database
+from thalamus_lite.weights.index.sqlerrors import IndexDamaged
+from thalamus_lite.weights.index.transactions import Index
 from thalamus_lite.weights.lease import LeaseBook, locks_hold
 from thalamus_lite.weights.local import local_lease
 from thalamus_lite.weights.options import CacheOptions
 from thalamus_lite.weights.put import PutFailed
-from thalamus_lite.weights.recovery import ensure_index, recover, remake_index, repair_index
 from thalamus_lite.weights.sources import FileWeight
-from thalamus_lite.weights.sqlerrors import IndexDamaged
-from thalamus_lite.weights.stats import CacheSnapshot, CacheStats, Tally
-from thalamus_lite.weights.store import EntryDamaged, Store
 from thalamus_lite.weights.want import Asked
 from thalamus_lite.weights.wiring import Wiring
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from thalamus_lite.weights.records import Known
+    from thalamus_lite.weights.index.records import Known
 
 
 def is_fresh(known: Known, *, now: float, ttl_s: float, since: float) -> bool:

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from thalamus_lite.errors import WeightNotFound
-from thalamus_lite.weights import eviction
+from thalamus_lite.weights.entries import eviction
+from thalamus_lite.weights.entries.recovery import read_manifest
+from thalamus_lite.weights.entries.shelf import identity
 from thalamus_lite.weights.local import file_sha256
-from thalamus_lite.weights.recovery import read_manifest
-from thalamus_lite.weights.shelf import identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from thalamus_lite.weights.cache import WeightCache
-    from thalamus_lite.weights.records import Listed
-    from thalamus_lite.weights.shelf import Identity
-    from thalamus_lite.weights.store import Store
+    from thalamus_lite.weights.entries.shelf import Identity
+    from thalamus_lite.weights.entries.store import Store
+    from thalamus_lite.weights.index.records import Listed
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """The seam between the cache, which knows no protocol, and the origins, which know no cache.
 
 The cache asks an origin what a source consists of (`Origin.list`), has the engine of
-``transfer.py`` bring each file into a part file (`Download`), and publishes what was verified.
-Nothing here does I/O; `origin_for` imports the one implementation that a source needs, at use.
+``transfer/`` bring each file into a part file (`Download`), and publishes what was verified.
+Nothing here does I/O; the implementations are in ``origins/``.
 
 Both sides of the seam keep to this file; it changes only together with both.
 """
@@ -12,8 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from thalamus_lite.errors import WeightError, WeightSourceInvalid
-from thalamus_lite.weights.forks import no_fork
+from thalamus_lite.errors import WeightError
 
 if TYPE_CHECKING:
     import threading
@@ -199,26 +198,3 @@ class Download(Protocol):
         progress: Progress,
         cancel: threading.Event,
     ) -> Downloaded: ...
-
-
-def origin_for(source: WeightSource, options: OriginOptions) -> Origin:
-    """The origin of this kind of source.
-
-    Raises:
-        MissingExtra: the optional dependency is not installed.
-    """
-    # A child that is born in the middle of an import could never import the same again.
-    with no_fork():
-        if source.type == "http":
-            from thalamus_lite.weights.http_origin import HTTPOrigin
-
-            return HTTPOrigin(options)
-        if source.type == "s3":
-            from thalamus_lite.weights.s3_origin import S3Origin
-
-            return S3Origin(options)
-        if source.type == "hf":
-            from thalamus_lite.weights.hub_origin import HubOrigin
-
-            return HubOrigin(options)
-    raise WeightSourceInvalid(f"a source of type {source.type!r} is not fetched from anywhere")

@@ -12,10 +12,10 @@ from thalamus_lite.errors import UnsafeName, WeightChanged, WeightOffline, Weigh
 from thalamus_lite.schemas.storage import S3Ref
 from thalamus_lite.settings import Settings
 from thalamus_lite.weights.cache import WeightCache
+from thalamus_lite.weights.entries.order import described
 from thalamus_lite.weights.forks import Lock, no_fork
 from thalamus_lite.weights.names import check_relpath
 from thalamus_lite.weights.options import CacheOptions
-from thalamus_lite.weights.order import described
 from thalamus_lite.weights.origin import OriginOptions, PartFile
 from thalamus_lite.weights.sources import HTTPWeight, S3Weight
 from thalamus_lite.weights.want import Asked
@@ -86,7 +86,7 @@ def upload_s3(local: Path | str, dest: str | S3Ref) -> S3Ref:
     """
     # A child that is born in the middle of an import could never import the same again.
     with no_fork():
-        from thalamus_lite.weights.s3_origin import client_for, upload
+        from thalamus_lite.weights.origins.s3_origin import client_for, upload
 
     ref = _ref(dest)
     upload(client_for(ref.region, None), Path(local), ref.bucket, ref.key)
@@ -100,7 +100,7 @@ def exists_s3(ref: str | S3Ref) -> bool:
         WeightError: S3 did not say: access denied, unreachable.
     """
     with no_fork():
-        from thalamus_lite.weights.s3_origin import client_for, exists
+        from thalamus_lite.weights.origins.s3_origin import client_for, exists
 
     ref = _ref(ref)
     return exists(client_for(ref.region, None), ref.bucket, ref.key)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from thalamus_lite.weights.options import System
-from thalamus_lite.weights.origin import origin_for
+from thalamus_lite.weights.origins.choice import origin_for
 
 if TYPE_CHECKING:
     import threading
@@ -33,13 +33,13 @@ def _download(
     cancel: threading.Event,
 ) -> Downloaded:
     # At use: what is in the cache is served without the engine.
-    from thalamus_lite.weights.transfer import download
+    from thalamus_lite.weights.transfer.download import download
 
     return download(origin, file, part, progress=progress, cancel=cancel)
 
 
 def _progress(name: str, total_bytes: int | None) -> Progress:
-    from thalamus_lite.weights.progress import DownloadProgress
+    from thalamus_lite.weights.transfer.progress import DownloadProgress
 
     return DownloadProgress(name, total_bytes)
 

@@ -26,7 +26,7 @@ from thalamus_lite.settings import Settings
 from thalamus_lite.weights.cache import CacheOptions, WeightCache
 from thalamus_lite.weights.origin import DownloadCancelled, RemoteFile, RemoteFiles
 from thalamus_lite.weights.sources import FileWeight
-from thalamus_lite.weights.transfer import Transfer, TransferOptions
+from thalamus_lite.weights.transfer.download import Transfer, TransferOptions
 
 if TYPE_CHECKING:
     from pathlib import Path

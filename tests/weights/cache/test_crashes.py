@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests_weights_cache_fakes import Clock, Crash, Engine, Folder, Steps, audit, http, sha256
 
-from thalamus_lite.weights import recovery
+from thalamus_lite.weights.entries import recovery
 
 if TYPE_CHECKING:
     from pathlib import Path

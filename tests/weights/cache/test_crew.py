@@ -14,8 +14,8 @@ import pytest
 from tests_weights_cache_fakes import Engine, Folder, audit, http
 
 from thalamus_lite.errors import WeightNotFound
-from thalamus_lite.weights import crew
-from thalamus_lite.weights.crew import Stop, all_of
+from thalamus_lite.weights.entries import crew
+from thalamus_lite.weights.entries.crew import Stop, all_of
 from thalamus_lite.weights.origin import DownloadCancelled, Downloaded
 
 

@@ -15,11 +15,11 @@ import pytest
 from tests_weights_cache_fakes import Engine, Folder, audit, http
 
 from thalamus_lite.errors import CacheUnusable, WeightError
-from thalamus_lite.weights import recovery
 from thalamus_lite.weights.cache import _MENDS
+from thalamus_lite.weights.entries import recovery
+from thalamus_lite.weights.entries.store import EntryDamaged
 from thalamus_lite.weights.maintenance import verify
-from thalamus_lite.weights.part import PartWriter
-from thalamus_lite.weights.store import EntryDamaged
+from thalamus_lite.weights.transfer.part import PartWriter
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,8 @@ import pytest
 from tests_weights_cache_fakes import Disk, Engine, Folder, Steps, audit, disk_full, http
 
 from thalamus_lite.errors import CacheUnusable, DiskFull
-from thalamus_lite.weights import layout, mounts
+from thalamus_lite.weights import mounts
+from thalamus_lite.weights.entries import layout
 
 
 def test_free_space_is_kept(make: Any, origin: Folder) -> None:

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from tests_weights_cache_fakes import sha256
 
 from thalamus_lite.errors import CacheUnusable, DiskFull
-from thalamus_lite.weights import schema, statements
-from thalamus_lite.weights.database import Database
-from thalamus_lite.weights.index import Index
+from thalamus_lite.weights.index import schema, statements
+from thalamus_lite.weights.index.database import Database
+from thalamus_lite.weights.index.records import Claim, Known, Part
+from thalamus_lite.weights.index.sqlerrors import IndexDamaged
+from thalamus_lite.weights.index.transactions import Index
 from thalamus_lite.weights.manifest import Manifest, ManifestFile
 from thalamus_lite.weights.options import System
-from thalamus_lite.weights.records import Claim, Known, Part
-from thalamus_lite.weights.sqlerrors import IndexDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,9 +18,9 @@ import pytest
 from tests_weights_cache_fakes import Clock, Crash, Engine, Folder, audit, http, no_flock, sha256
 
 from thalamus_lite.errors import CacheFull
-from thalamus_lite.weights import recovery
+from thalamus_lite.weights.entries import recovery
+from thalamus_lite.weights.entries.holds import PublishedMeanwhile, hold_partial
 from thalamus_lite.weights.forks import _Gate, no_fork
-from thalamus_lite.weights.holds import PublishedMeanwhile, hold_partial
 
 SOAK = bool(os.environ.get("THALAMUS_SOAK"))
 

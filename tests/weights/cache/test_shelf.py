@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests_weights_cache_fakes import Crash, Folder, Steps, audit, http, no_flock, sha256
 
-from thalamus_lite.weights import shelf
-from thalamus_lite.weights.eviction import unlink_blobs
+from thalamus_lite.weights.entries import shelf
+from thalamus_lite.weights.entries.eviction import unlink_blobs
 from thalamus_lite.weights.maintenance import _digest, verify
 from thalamus_lite.weights.origin import DownloadCancelled
 

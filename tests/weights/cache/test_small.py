@@ -12,11 +12,11 @@ from tests_weights_cache_fakes import Clock
 
 from thalamus_lite.errors import CacheUnusable
 from thalamus_lite.weights.freshness import is_fresh
+from thalamus_lite.weights.index.records import Known
+from thalamus_lite.weights.index.uses import Uses
 from thalamus_lite.weights.mounts import NETWORK, fs_type
 from thalamus_lite.weights.options import boot_id, free_bytes
 from thalamus_lite.weights.put import put_files, put_name
-from thalamus_lite.weights.records import Known
-from thalamus_lite.weights.uses import Uses
 from thalamus_lite.weights.want import content_ident, source_key
 
 times = st.floats(0, 1e9)

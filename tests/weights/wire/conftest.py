@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from thalamus_lite.weights.http_origin import HTTPOrigin
 from thalamus_lite.weights.origin import OriginOptions, PartFile
-from thalamus_lite.weights.progress import DownloadProgress
-from thalamus_lite.weights.retry import RetryPolicy
+from thalamus_lite.weights.origins.http_origin import HTTPOrigin
 from thalamus_lite.weights.sources import HTTPWeight
-from thalamus_lite.weights.transfer import Clock, Transfer, TransferOptions
+from thalamus_lite.weights.transfer.download import Clock, Transfer, TransferOptions
+from thalamus_lite.weights.transfer.progress import DownloadProgress
+from thalamus_lite.weights.transfer.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -203,7 +203,7 @@ def rclone(servers: Any, rclone_root: Path) -> Iterator[str]:
 @pytest.fixture(scope="session", autouse=True)
 def _close_clients() -> Iterator[None]:
     yield
-    if (loaded := sys.modules.get("thalamus_lite.weights.s3_client")) is not None:
+    if (loaded := sys.modules.get("thalamus_lite.weights.origins.s3_client")) is not None:
         loaded.forget_clients()
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from thalamus_lite.errors import WeightAccessDenied, WeightUnreachable
-from thalamus_lite.weights.addresses import Guard, is_public, resolve
+from thalamus_lite.weights.origins.addresses import Guard, is_public, resolve
 
 
 @pytest.mark.parametrize(

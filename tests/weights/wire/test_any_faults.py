@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from thalamus_lite.errors import WeightError
-from thalamus_lite.weights.http_origin import HTTPOrigin
 from thalamus_lite.weights.origin import OriginOptions
-from thalamus_lite.weights.retry import RetryPolicy
+from thalamus_lite.weights.origins.http_origin import HTTPOrigin
 from thalamus_lite.weights.sources import HTTPWeight
+from thalamus_lite.weights.transfer.retry import RetryPolicy
 
 SIZE = 9_000
 RANGES = ["bytes 0-8999/9000", "bytes 100-8999/9000", "bytes 1-2/3", "bytes */9000", "nonsense"]

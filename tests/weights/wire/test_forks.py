@@ -12,7 +12,7 @@ import trustme
 from thalamus_lite.weights import forks, storage
 from thalamus_lite.weights.cache import WeightCache
 from thalamus_lite.weights.options import CacheOptions
-from thalamus_lite.weights.s3_client import client_for, forget_clients
+from thalamus_lite.weights.origins.s3_client import client_for, forget_clients
 from thalamus_lite.weights.sources import HTTPWeight
 
 fork = multiprocessing.get_context("fork")

@@ -17,12 +17,13 @@ from thalamus_lite.errors import (
     WeightSourceInvalid,
     WeightUnreachable,
 )
-from thalamus_lite.weights.addresses import Guard
-from thalamus_lite.weights.giving_up import until
-from thalamus_lite.weights.http_origin import HTTPOrigin, _Described
-from thalamus_lite.weights.origin import DownloadCancelled, OriginOptions, origin_for
-from thalamus_lite.weights.retry import is_retryable
+from thalamus_lite.weights.origin import DownloadCancelled, OriginOptions
+from thalamus_lite.weights.origins.addresses import Guard
+from thalamus_lite.weights.origins.choice import origin_for
+from thalamus_lite.weights.origins.http_origin import HTTPOrigin, _Described
 from thalamus_lite.weights.sources import HTTPWeight
+from thalamus_lite.weights.transfer.giving_up import until
+from thalamus_lite.weights.transfer.retry import is_retryable
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def server(fault_server, make_content):
 def patient(monkeypatch):
     """Retries of a listing, without their pauses."""
     slept = []
-    monkeypatch.setattr("thalamus_lite.weights.giving_up.time.sleep", slept.append)
+    monkeypatch.setattr("thalamus_lite.weights.transfer.giving_up.time.sleep", slept.append)
     return slept
 
 
@@ -108,7 +109,7 @@ def test_server_without_head_is_asked_for_one_byte(server, http, act, status):
 @pytest.fixture
 def dripping(fault_server, act, monkeypatch):
     """A server that sends heads and bodies byte by byte, and a client that waits 0.3 s for one."""
-    monkeypatch.setattr("thalamus_lite.weights.http_head.HEAD_S", 0.3)
+    monkeypatch.setattr("thalamus_lite.weights.origins.http_head.HEAD_S", 0.3)
     drip = b"a" * 400
     fault_server.heads = {
         "head": act(raw=b"HTTP/1.1 200 OK\r\nX-A: ", drip=drip),
@@ -132,7 +133,7 @@ def test_no_answer_is_waited_for_byte_by_byte(dripping, http, patient, act, kind
 
 @pytest.mark.parametrize("kind", ["head", "interim"])
 def test_whoever_gives_up_does_not_wait_for_a_head(dripping, http, monkeypatch, act, kind):
-    monkeypatch.setattr("thalamus_lite.weights.http_head.HEAD_S", 30.0)
+    monkeypatch.setattr("thalamus_lite.weights.origins.http_head.HEAD_S", 30.0)
     dripping.head_script.append(dripping.heads[kind])
     cancel = threading.Event()
     timer = threading.Timer(0.2, cancel.set)

@@ -21,13 +21,13 @@ from thalamus_lite.errors import (
     WeightSourceInvalid,
     WeightUnreachable,
 )
-from thalamus_lite.weights.addresses import Guard
-from thalamus_lite.weights.giving_up import until
-from thalamus_lite.weights.hub_guard import guarded
-from thalamus_lite.weights.hub_local import LocalBody, Verified
-from thalamus_lite.weights.hub_origin import HubOrigin
 from thalamus_lite.weights.origin import DownloadCancelled, OriginOptions, RemoteFile
+from thalamus_lite.weights.origins.addresses import Guard
+from thalamus_lite.weights.origins.hub_guard import guarded
+from thalamus_lite.weights.origins.hub_local import LocalBody, Verified
+from thalamus_lite.weights.origins.hub_origin import HubOrigin
 from thalamus_lite.weights.sources import HFWeight
+from thalamus_lite.weights.transfer.giving_up import until
 
 
 @pytest.fixture
@@ -303,7 +303,7 @@ def test_token_does_not_follow_a_listing_to_another_host(fault_server, act, hub)
 
 
 def test_listing_without_an_end_is_an_error(fault_server, act, hub, monkeypatch):
-    monkeypatch.setattr("thalamus_lite.weights.hub_guard._MOST_REQUESTS", 5)
+    monkeypatch.setattr("thalamus_lite.weights.origins.hub_guard._MOST_REQUESTS", 5)
     paged(act, fault_server, fault_server.url + f"/api/models/o/n/tree/{'a' * 40}?cursor=x")
     origin = HubOrigin(OriginOptions(timeout_s=5.0), endpoint=fault_server.url)
     with pytest.raises(WeightUnreachable, match="does not come to an end"):
@@ -345,7 +345,7 @@ def test_older_versions_of_the_library_keep_the_token_too(fault_server, act):
 def test_private_addresses_are_refused_with_the_endpoint_of_the_library():
     code = (
         "from thalamus_lite import HFWeight\n"
-        "from thalamus_lite.weights.hub_origin import HubOrigin\n"
+        "from thalamus_lite.weights.origins.hub_origin import HubOrigin\n"
         "from thalamus_lite.weights.origin import OriginOptions\n"
         "HubOrigin(OriginOptions(deny_private_addresses=True)).list(HFWeight(repo='a/b'))\n"
     )
@@ -421,7 +421,7 @@ def test_copy_that_vanishes_is_fetched(origin, repo, bench, monkeypatch):
     def gone(*args):
         raise FileNotFoundError
 
-    monkeypatch.setattr("thalamus_lite.weights.hub_origin.LocalBody", gone)
+    monkeypatch.setattr("thalamus_lite.weights.origins.hub_origin.LocalBody", gone)
     bring(bench, origin, HFWeight(repo="owner/bert", filename="config.json"))
     assert bench.bytes() == repo.files["config.json"]
 
@@ -458,10 +458,11 @@ def test_endpoint_and_token_come_from_the_environment(hub, repo, tmp_path):
     script = """
 import hashlib, sys, threading
 from pathlib import Path
-from thalamus_lite.weights.origin import OriginOptions, PartFile, origin_for
-from thalamus_lite.weights.progress import DownloadProgress
+from thalamus_lite.weights.origin import OriginOptions, PartFile
+from thalamus_lite.weights.origins.choice import origin_for
 from thalamus_lite.weights.sources import HFWeight
-from thalamus_lite.weights.transfer import download
+from thalamus_lite.weights.transfer.download import download
+from thalamus_lite.weights.transfer.progress import DownloadProgress
 
 source = HFWeight(repo="owner/bert", filename="model.safetensors")
 origin = origin_for(source, OriginOptions())
@@ -542,7 +543,7 @@ def test_local_copy_is_read_once_to_be_verified(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert not verified.holds(str(path), RemoteFile("f", "", 10, "v", {}))
     assert not verified.holds(str(tmp_path / "none"), file)
-    monkeypatch.setattr("thalamus_lite.weights.hub_local.open", _refuse, raising=False)
+    monkeypatch.setattr("thalamus_lite.weights.origins.hub_local.open", _refuse, raising=False)
     path.write_bytes(b"0123456788")
     assert not Verified().holds(str(path), file)
 

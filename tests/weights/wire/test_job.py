@@ -9,10 +9,10 @@ import pytest
 
 from thalamus_lite.errors import CacheUnusable
 from thalamus_lite.weights.origin import DownloadCancelled, PartFile, RemoteFile
-from thalamus_lite.weights.part import PartWriter
 from thalamus_lite.weights.put import NoProgress
-from thalamus_lite.weights.transfer import Transfer
-from thalamus_lite.weights.tuning import MiB, TransferOptions
+from thalamus_lite.weights.transfer.download import Transfer
+from thalamus_lite.weights.transfer.part import PartWriter
+from thalamus_lite.weights.transfer.tuning import MiB, TransferOptions
 
 SIZE = 64 * MiB
 

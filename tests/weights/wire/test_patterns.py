@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from thalamus_lite.errors import WeightNotFound
-from thalamus_lite.weights.patterns import select
+from thalamus_lite.weights.origins.patterns import select
 
 NAMES = ["a.json", "b.bin", "onnx/a.json", "onnx/deep/c.bin", "A.JSON", "x[1].bin"]
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from thalamus_lite.weights.progress import DownloadProgress, human_bytes
+from thalamus_lite.weights.transfer.progress import DownloadProgress, human_bytes
 
 
 class Ticks:

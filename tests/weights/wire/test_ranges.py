@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thalamus_lite.weights.ranges import (
+from thalamus_lite.weights.transfer.ranges import (
     ContentRange,
     ExtentSet,
     parse_content_range,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thalamus_lite.errors import WeightNotFound, WeightUnreachable
-from thalamus_lite.weights.retry import (
+from thalamus_lite.weights.transfer.retry import (
     METADATA,
     RetryPolicy,
     SpeedGate,

@@ -20,14 +20,21 @@ from thalamus_lite.errors import (
     WeightSourceInvalid,
     WeightUnreachable,
 )
-from thalamus_lite.weights.addresses import Guard
-from thalamus_lite.weights.giving_up import until
-from thalamus_lite.weights.origin import DownloadCancelled, OriginOptions, origin_for
-from thalamus_lite.weights.retry import RetryPolicy, is_retryable
-from thalamus_lite.weights.s3_client import ask
-from thalamus_lite.weights.s3_origin import S3Origin, client_for, exists, forget_clients, upload
-from thalamus_lite.weights.s3_upload import UploadOptions
+from thalamus_lite.weights.origin import DownloadCancelled, OriginOptions
+from thalamus_lite.weights.origins.addresses import Guard
+from thalamus_lite.weights.origins.choice import origin_for
+from thalamus_lite.weights.origins.s3_client import ask
+from thalamus_lite.weights.origins.s3_origin import (
+    S3Origin,
+    client_for,
+    exists,
+    forget_clients,
+    upload,
+)
+from thalamus_lite.weights.origins.s3_upload import UploadOptions
 from thalamus_lite.weights.sources import S3Weight
+from thalamus_lite.weights.transfer.giving_up import until
+from thalamus_lite.weights.transfer.retry import RetryPolicy, is_retryable
 
 pytestmark = pytest.mark.usefixtures("s3_login")
 
@@ -67,7 +74,7 @@ def origin():
 @pytest.fixture
 def patient(monkeypatch):
     slept = []
-    monkeypatch.setattr("thalamus_lite.weights.giving_up.time.sleep", slept.append)
+    monkeypatch.setattr("thalamus_lite.weights.transfer.giving_up.time.sleep", slept.append)
     return slept
 
 
@@ -288,7 +295,7 @@ def test_listed_object_is_asked_for_its_digest_when_it_is_fetched(client, endpoi
     ],
 )
 def test_only_digests_over_the_whole_object_count(head, expected):
-    from thalamus_lite.weights.s3_origin import _digests
+    from thalamus_lite.weights.origins.s3_origin import _digests
 
     assert _digests(head, "bucket") == expected
     assert "md5" not in _digests(head, "bucket--use1-az4--x-s3")
@@ -297,7 +304,7 @@ def test_only_digests_over_the_whole_object_count(head, expected):
 @pytest.mark.parametrize("value", ["abc", "!!!!", "AAAA", "\xe4\xf6", "61" * 32])
 @pytest.mark.parametrize("name", ["SHA1", "SHA256", "CRC64NVME", "CRC32C", "CRC32"])
 def test_malformed_checksum_is_ignored_with_a_warning(name, value, caplog):
-    from thalamus_lite.weights.s3_origin import _digests
+    from thalamus_lite.weights.origins.s3_origin import _digests
 
     head = {f"Checksum{name}": value, "ETag": '"' + "a" * 32 + '"'}
     assert _digests(head, "bucket") == {"md5": "a" * 32}
@@ -462,7 +469,7 @@ def test_listing_is_tried_again_page_by_page(moto_client, moto, origin, patient,
                 return client_for("us-east-1", "http://127.0.0.1:1").list_objects_v2(**kwargs)
             return real(**kwargs)
 
-    monkeypatch.setattr("thalamus_lite.weights.s3_origin.client_for", lambda *args: Flaky())
+    monkeypatch.setattr("thalamus_lite.weights.origins.s3_origin.client_for", lambda *args: Flaky())
     found = origin.list(weight(moto, bucket="plain", prefix="bert"))
     assert [file.relpath for file in found.files] == ["a"]
     assert len(patient) == 2
@@ -501,7 +508,7 @@ def more(token):
 )
 def test_listing_without_an_end_is_an_error(origin, monkeypatch, page, most):
     server = Pages(page)
-    monkeypatch.setattr("thalamus_lite.weights.s3_origin.client_for", lambda *args: server)
+    monkeypatch.setattr("thalamus_lite.weights.origins.s3_origin.client_for", lambda *args: server)
     with pytest.raises(WeightUnreachable, match="does not come to an end") as caught:
         origin.list(weight("http://h", prefix="p"))
     assert not is_retryable(caught.value)
@@ -511,7 +518,7 @@ def test_listing_without_an_end_is_an_error(origin, monkeypatch, page, most):
 def test_pages_without_an_object_are_passed_over(origin, monkeypatch):
     pages = [page_of(**more("1")), page_of(**more("2")), page_of("p/a", **more("3")), page_of()]
     server = Pages(lambda n: pages[n - 1])
-    monkeypatch.setattr("thalamus_lite.weights.s3_origin.client_for", lambda *args: server)
+    monkeypatch.setattr("thalamus_lite.weights.origins.s3_origin.client_for", lambda *args: server)
     found = origin.list(weight("http://h", prefix="p"))
     assert [file.relpath for file in found.files] == ["a"]
 
@@ -525,7 +532,7 @@ def test_nobody_waits_for_pages_that_are_not_wanted_any_more(origin, monkeypatch
         return page_of(f"p/{n}", **more(f"t{n}"))
 
     server = Pages(page)
-    monkeypatch.setattr("thalamus_lite.weights.s3_origin.client_for", lambda *args: server)
+    monkeypatch.setattr("thalamus_lite.weights.origins.s3_origin.client_for", lambda *args: server)
     with until(cancel), pytest.raises(DownloadCancelled):
         origin.list(weight("http://h", prefix="p"))
     assert server.asked == 3
@@ -556,7 +563,9 @@ def test_object_of_a_negative_size_is_typed(origin, monkeypatch):
         def head_object(self, **kwargs):
             return {"ContentLength": -5, "ETag": "e"}
 
-    monkeypatch.setattr("thalamus_lite.weights.s3_origin.client_for", lambda *args: Negative())
+    monkeypatch.setattr(
+        "thalamus_lite.weights.origins.s3_origin.client_for", lambda *args: Negative()
+    )
     with pytest.raises(WeightUnreachable, match="sizes that no files have"):
         origin.list(weight("http://h", key="k"))
 
@@ -685,7 +694,7 @@ def test_file_that_cannot_be_read_is_told(moto_client, tmp_path, monkeypatch):
         upload(moto_client, tmp_path / "none", "plain", "m")
     local = tmp_path / "m"
     local.write_bytes(b"weights")
-    monkeypatch.setattr("thalamus_lite.weights.s3_upload.os.pread", lambda *args: b"")
+    monkeypatch.setattr("thalamus_lite.weights.origins.s3_upload.os.pread", lambda *args: b"")
     with pytest.raises(WeightSourceInvalid, match="cannot be read"):
         upload(moto_client, local, "plain", "m")
 
@@ -705,7 +714,7 @@ def test_denied_object_is_not_a_missing_one(fault_server, act):
 
 
 def test_window_of_a_file_is_a_file(tmp_path):
-    from thalamus_lite.weights.s3_upload import _Window
+    from thalamus_lite.weights.origins.s3_upload import _Window
 
     path = tmp_path / "f"
     path.write_bytes(b"0123456789")

@@ -33,7 +33,7 @@ def _cache(tmp_path, monkeypatch):
 @pytest.fixture
 def s3(moto, monkeypatch):
     """The bucket ``files`` on moto, which the environment names."""
-    from thalamus_lite.weights.s3_origin import client_for
+    from thalamus_lite.weights.origins.s3_origin import client_for
 
     client = client_for("us-east-1", moto)
     client.create_bucket(Bucket="files")
@@ -151,7 +151,7 @@ def test_upload_exists_and_fetch_again(s3, tmp_path):
 def test_moto_in_the_process_serves_as_s3_does(monkeypatch, make_content, tmp_path):
     from moto import mock_aws
 
-    from thalamus_lite.weights.s3_client import client_for, forget_clients
+    from thalamus_lite.weights.origins.s3_client import client_for, forget_clients
 
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     content = make_content(300_000)

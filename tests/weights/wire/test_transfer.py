@@ -18,11 +18,11 @@ from thalamus_lite.errors import (
     WeightSourceInvalid,
     WeightUnreachable,
 )
-from thalamus_lite.weights.http_origin import HTTPOrigin
 from thalamus_lite.weights.origin import DownloadCancelled, OriginOptions, PartFile
-from thalamus_lite.weights.retry import RetryPolicy
-from thalamus_lite.weights.transfer import download
-from thalamus_lite.weights.tuning import Clock, MiB, TransferOptions
+from thalamus_lite.weights.origins.http_origin import HTTPOrigin
+from thalamus_lite.weights.transfer.download import download
+from thalamus_lite.weights.transfer.retry import RetryPolicy
+from thalamus_lite.weights.transfer.tuning import Clock, MiB, TransferOptions
 
 SIZE = 200_000
 
@@ -517,7 +517,7 @@ def test_disk_trouble_is_told_as_such(small, fetch, monkeypatch, number, kind):
     def broken(fd, data, offset):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("thalamus_lite.weights.part.os.pwrite", broken)
+    monkeypatch.setattr("thalamus_lite.weights.transfer.part.os.pwrite", broken)
     with pytest.raises(kind, match=os.strerror(number)):
         fetch(small.url + "/model.pt")
 
@@ -525,7 +525,8 @@ def test_disk_trouble_is_told_as_such(small, fetch, monkeypatch, number, kind):
 def test_short_writes_are_completed(small, fetch, bench, monkeypatch):
     real = os.pwrite
     monkeypatch.setattr(
-        "thalamus_lite.weights.part.os.pwrite", lambda fd, data, at: real(fd, data[:1000], at)
+        "thalamus_lite.weights.transfer.part.os.pwrite",
+        lambda fd, data, at: real(fd, data[:1000], at),
     )
     fetch(small.url + "/model.pt")
     assert bench.bytes() == small.content
@@ -537,7 +538,7 @@ def test_part_that_cannot_be_read_back_is_told(server, fetch, monkeypatch, size)
         raise OSError(errno.EIO, "input/output error")
 
     server.content = server.content[:size]
-    monkeypatch.setattr("thalamus_lite.weights.part.os.pread", broken)
+    monkeypatch.setattr("thalamus_lite.weights.transfer.part.os.pread", broken)
     with pytest.raises(CacheUnusable):
         fetch(server.url + "/model.pt")
 
@@ -696,7 +697,7 @@ def test_body_without_abort_is_read_to_its_end(server, fetch, bench, act):
 
 
 def test_part_that_became_shorter_meanwhile_is_told(small, fetch, bench, monkeypatch):
-    monkeypatch.setattr("thalamus_lite.weights.part.os.pread", lambda *args: b"")
+    monkeypatch.setattr("thalamus_lite.weights.transfer.part.os.pread", lambda *args: b"")
     with pytest.raises(CacheUnusable, match="read back"):
         fetch(small.url + "/model.pt")
 
@@ -708,7 +709,7 @@ def test_longer_leftover_is_cut_to_size(small, fetch, bench):
 
 
 def test_bytes_given_up_while_they_are_hashed_do_not_count(bench, make_content):
-    from thalamus_lite.weights.part import PartWriter
+    from thalamus_lite.weights.transfer.part import PartWriter
 
     data = make_content(300)
     part = PartFile(bench.path, 300, "v", (), lambda extents: None)
@@ -731,12 +732,12 @@ def test_bytes_given_up_while_they_are_hashed_do_not_count(bench, make_content):
 
 
 def test_follower_that_cannot_read_is_heard_of(bench, monkeypatch):
-    from thalamus_lite.weights.part import PartWriter
+    from thalamus_lite.weights.transfer.part import PartWriter
 
     def broken(*args):
         raise OSError(errno.EIO, "input/output error")
 
-    monkeypatch.setattr("thalamus_lite.weights.part.os.pread", broken)
+    monkeypatch.setattr("thalamus_lite.weights.transfer.part.os.pread", broken)
     part = PartFile(bench.path, 300, "v", (), lambda extents: None)
     writer = PartWriter(part, {})
     writer.follow()
@@ -752,6 +753,6 @@ def test_file_that_cannot_be_cut_is_told(small, fetch, bench, monkeypatch):
         raise OSError(errno.EIO, "input/output error")
 
     bench.path.write_bytes(bytes(90_000))
-    monkeypatch.setattr("thalamus_lite.weights.part.os.ftruncate", broken)
+    monkeypatch.setattr("thalamus_lite.weights.transfer.part.os.ftruncate", broken)
     with pytest.raises(CacheUnusable):
         fetch(small.url + "/model.pt")

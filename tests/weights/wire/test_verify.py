@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thalamus_lite.weights.origin import RemoteFile
-from thalamus_lite.weights.verify import CHECKS, Verifier, is_verifiable
+from thalamus_lite.weights.transfer.verify import CHECKS, Verifier, is_verifiable
 
 DATA = b"the quick brown fox" * 99
 SIZE = len(DATA)

@@ -1,0 +1,202 @@
+"""What goes when room is needed: the least recently used entries that nobody has a lease on."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections import Counter
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from thalamus_lite.weights.entries.holds import take_over
+from thalamus_lite.weights.entries.layout import remove
+from thalamus_lite.weights.lease import unlock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from thalamus_lite.weights.entries.store import Store
+    from thalamus_lite.weights.index.records import Candidate, Unfinished
+
+PAGE = 64
+"""Entries looked at, locked and removed at a time: each lock is a descriptor."""
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What the chosen entries free together: a shared blob counts with its last holder."""
+
+    freed: int = 0
+    files: int = 0
+    _chosen: Counter[int] = field(default_factory=Counter)
+
+    def add(self, candidate: Candidate) -> None:
+        for blob_id, size, refs in candidate.blobs:
+            self._chosen[blob_id] += 1
+            if self._chosen[blob_id] == refs:
+                self.freed += size
+                self.files += 1
+
+
+def make_room(store: Store, need: int) -> bool:
+    """Evict entries until at least ``need`` bytes went.
+
+    False: that is not possible. Then no entry went.
+    """
+    need -= drop_dead_partials(store, need)
+    if need <= 0:
+        return True
+    plan = Ledger()
+    victims: list[str] = []
+    for candidate in _in_order_of_use(store):
+        if plan.freed >= need:
+            break
+        if _is_free(store, candidate.entry_id):
+            plan.add(candidate)
+            victims.append(candidate.entry_id)
+    if plan.freed < need:
+        return False
+    for start in range(0, len(victims), PAGE):
+        evict(store, victims[start : start + PAGE])
+    return True
+
+
+def clear(store: Store) -> tuple[int, int]:
+    """Evict all that has no lease: (bytes, files) freed."""
+    freed = drop_dead_partials(store, store.options.max_bytes)
+    plan = Ledger()
+    page: list[Candidate] = []
+    for candidate in [*_in_order_of_use(store), None]:
+        if candidate is not None:
+            page.append(candidate)
+        if page and (candidate is None or len(page) == PAGE):
+            gone = evict(store, [c.entry_id for c in page])
+            for each in page:
+                if each.entry_id in gone:
+                    plan.add(each)
+            page = []
+    return plan.freed + freed, plan.files
+
+
+def evict(store: Store, entry_ids: list[str]) -> set[str]:
+    """Remove those of the entries that nobody has a lease on, and return their ids."""
+    with ExitStack() as locks:
+        mine = [entry_id for entry_id in entry_ids if _lock(store, entry_id, locks)]
+        if mine:
+            store.index.evict(mine)
+            store.system.reached("evicting")
+        for entry_id in mine:
+            remove_entry(store, entry_id)
+    return set(mine)
+
+
+def condemn(store: Store, entry_id: str) -> bool:
+    """Take out an entry whose files are not what they were.
+
+    False: somebody has a lease on it. Its content is free to be fetched again beside it, and the
+    next opener removes it.
+    """
+    if evict(store, [entry_id]):
+        return True
+    # Without it no rebuild of the index takes the entry up again.
+    with suppress(OSError):
+        store.layout.manifest(entry_id).unlink()
+    store.index.evict([entry_id])
+    return False
+
+
+def remove_entry(store: Store, entry_id: str) -> None:
+    """Take an entry that is EVICTING out; the caller holds its folder alone, or there is none."""
+    trash = store.layout.to_trash(store.layout.entry(entry_id))
+    store.system.reached("trashed")
+    store.checked.discard(entry_id)
+    dead = store.index.forget(entry_id)
+    store.system.reached("forgotten")
+    unlink_blobs(store, dead)
+    if trash is not None:
+        remove(trash)
+    store.system.reached("removed")
+
+
+def unlink_blobs(store: Store, dead: list[tuple[int, str]]) -> None:
+    if not dead:
+        return
+    layout = store.layout
+    trash = {sha256: layout.to_trash(layout.blob(sha256)) for _, sha256 in dead}
+    store.system.reached("unlinked")
+    kept = store.index.drop_blobs(trash)
+    for sha256, path in trash.items():
+        if path is None:
+            continue
+        if sha256 in kept:
+            # Published again between our look at its row and our rename.
+            with suppress(OSError):
+                os.link(path, layout.blob(sha256))
+        remove(path)
+
+
+def drop_dead_partials(store: Store, need: int) -> int:
+    """Give up downloads that nobody goes on with, until ``need`` bytes went; returns how many."""
+    freed = 0
+    for row in store.index.unfinished():
+        if freed >= need:
+            break
+        if row.state == "FETCHING":
+            freed += _drop_if_dead(store, row)
+    return freed
+
+
+def drop_partial(store: Store, row: Unfinished) -> None:
+    """Forget a download with all it has brought; the caller holds its folder alone."""
+    # Bytes before rows: on a full disk the rows could not be written otherwise.
+    store.layout.discard(store.layout.partial(row.ident))
+    if store.index.state(row.entry_id) in ("FETCHING", None):
+        # Its folder may be complete, and its publisher dead before the rows said so.
+        store.layout.discard(store.layout.entry(row.entry_id))
+        unlink_blobs(store, store.index.forget(row.entry_id, row.ident))
+
+
+def _drop_if_dead(store: Store, row: Unfinished) -> int:
+    fd = take_over(store, row.ident)
+    if fd is None:
+        return 0
+    store.leases.at_work(fd)
+    try:
+        before = store.index.totals()
+        drop_partial(store, row)
+        after = store.index.totals()
+    finally:
+        store.leases.done_with(fd)
+    return max(0, before.bytes + before.reserved_bytes - after.bytes - after.reserved_bytes)
+
+
+def _in_order_of_use(store: Store) -> Iterator[Candidate]:
+    after = (-1, "")
+    while page := store.index.candidates(after, PAGE):
+        yield from page
+        after = (page[-1].last_used, page[-1].entry_id)
+
+
+def _is_free(store: Store, entry_id: str) -> bool:
+    try:
+        fd = store.lock(entry_id, fcntl.LOCK_EX)
+    except FileNotFoundError:
+        # Somebody deleted its folder: its rows are all that is left to remove.
+        return True
+    if fd is None:
+        return False
+    unlock(fd)
+    return True
+
+
+def _lock(store: Store, entry_id: str, locks: ExitStack) -> bool:
+    try:
+        fd = store.lock(entry_id, fcntl.LOCK_EX)
+    except FileNotFoundError:
+        return True
+    if fd is None:
+        return False
+    store.leases.at_work(fd)
+    locks.callback(store.leases.done_with, fd)
+    return True

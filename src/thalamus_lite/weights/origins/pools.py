@@ -1,0 +1,162 @@
+"""urllib3's pools, taught three things.
+
+No query is in a log, no address is dialled that was not checked, and no head takes for ever.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+from thalamus_lite.errors import WeightSourceInvalid
+from thalamus_lite.weights.forks import no_fork
+from thalamus_lite.weights.origins.http_head import TimedResponse
+
+if TYPE_CHECKING:
+    import socket
+
+    from thalamus_lite.weights.origins.addresses import Guard
+
+# Carries the query from the pool to the connection, and never onto the wire.
+_QUERY = "x-thalamus-query"
+
+
+class _QuietPool(HTTPConnectionPool):
+    """urllib3 logs each request's target at DEBUG, and a signature is part of a query.
+
+    A fork waits for whoever is in the queue of free connections: a child clears it away.
+    """
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        with no_fork():
+            return super()._get_conn(timeout)
+
+    def _put_conn(self, conn: Any) -> None:
+        with no_fork():
+            super()._put_conn(conn)
+
+    def urlopen(self, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
+        target, mark, query = url.partition("?")
+        if mark:
+            kwargs["headers"] = {**(kwargs.get("headers") or {}), _QUERY: query}
+        return super().urlopen(method, target, *args, **kwargs)
+
+
+class _QuietSecurePool(_QuietPool, HTTPSConnectionPool):
+    """The same over TLS."""
+
+
+class _Connection(HTTPConnection):
+    """Puts the query back, and dials only what its guard let through."""
+
+    response_class = TimedResponse
+    guard: Guard | None = None
+
+    def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
+        headers = dict(kwargs.get("headers") or {})
+        query = headers.pop(_QUERY, None)
+        kwargs["headers"] = headers
+        super().request(method, url if query is None else f"{url}?{query}", *args, **kwargs)
+
+    def _new_conn(self) -> socket.socket:
+        if self.guard is None:
+            return super()._new_conn()
+        name: str = self._dns_host
+        failure: Exception | None = None
+        # Dialling the addresses one by one keeps the name for TLS and the Host header, and leaves
+        # no second resolution between the check and the connection.
+        for address in self.guard.addresses(name, self.port):
+            self._dns_host = address
+            try:
+                return super()._new_conn()
+            except (ConnectTimeoutError, NewConnectionError) as error:
+                failure = error
+            finally:
+                self._dns_host = name
+        raise failure or NewConnectionError(self, "the host has no address")
+
+
+class _SecureConnection(_Connection, HTTPSConnection):
+    """The same over TLS."""
+
+
+def basic_auth(login: str) -> str:
+    """The header's value; in UTF-8 (RFC 7617 §2.1), since a password may hold any character."""
+    return "Basic " + base64.b64encode(login.encode("utf-8", "surrogateescape")).decode()
+
+
+def _proxy_parts(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        usable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or any(c <= " " for c in parts.netloc):
+        raise WeightSourceInvalid(
+            "the proxy of the environment is not a usable URL: check http_proxy, https_proxy and"
+            " all_proxy"
+        )
+    return parts
+
+
+class Pools:
+    """The pool manager for a URL: direct, or through the proxy that the environment names.
+
+    A proxy is not held against the guard, since it is the operator's own and mostly private; the
+    target's name is checked by `Guard.addresses` before the proxy is asked.
+    """
+
+    def __init__(self, guard: Guard | None, timeout: urllib3.Timeout, connections: int) -> None:
+        self._guard = guard
+        self._kwargs: dict[str, Any] = {"timeout": timeout, "maxsize": connections}
+        self._direct = self._prepared(urllib3.PoolManager(**self._kwargs), guard)
+        self._proxied: dict[str, urllib3.PoolManager] = {}
+
+    def pool_for(self, url: str) -> urllib3.PoolManager:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        proxies = getproxies()
+        proxy = proxies.get(parts.scheme) or proxies.get("all")
+        if not proxy or proxy_bypass(host):
+            return self._direct
+        if self._guard is not None:
+            self._guard.addresses(host, parts.port or 0)
+        if proxy not in self._proxied:
+            self._proxied[proxy] = self._prepared(self._proxy(proxy), None)
+        return self._proxied[proxy]
+
+    def close(self) -> None:
+        for manager in (self._direct, *self._proxied.values()):
+            manager.clear()
+
+    def _proxy(self, url: str) -> urllib3.PoolManager:
+        parts = _proxy_parts(url)
+        if parts.scheme not in ("http", "https"):
+            raise WeightSourceInvalid(
+                f"the proxy of the environment is of kind {parts.scheme}, which is not supported:"
+                " set http_proxy and https_proxy to an http:// proxy"
+            )
+        login = None
+        if parts.username is not None:
+            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        bare = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        headers = {"proxy-authorization": basic_auth(login)} if login else None
+        return urllib3.ProxyManager(bare, proxy_headers=headers, **self._kwargs)
+
+    @staticmethod
+    def _prepared(manager: urllib3.PoolManager, guard: Guard | None) -> urllib3.PoolManager:
+        # Classes, because a pool makes its connections itself and takes no arguments for them.
+        plain = type("_GuardedConnection", (_Connection,), {"guard": guard})
+        secure = type("_GuardedSecureConnection", (_SecureConnection,), {"guard": guard})
+        manager.pool_classes_by_scheme = {
+            "http": type("_GuardedPool", (_QuietPool,), {"ConnectionCls": plain}),
+            "https": type("_GuardedSecurePool", (_QuietSecurePool,), {"ConnectionCls": secure}),
+        }
+        return manager

@@ -1,0 +1,1 @@
+"""A file's bytes on their way: ranges, workers, retries, verification, progress."""
