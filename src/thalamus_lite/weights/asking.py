@@ -24,6 +24,7 @@ from thalamus_lite.weights.index.uses import Uses
 from thalamus_lite.weights.names import check_names
 from thalamus_lite.weights.origin import OriginOptions
 from thalamus_lite.weights.put import NoOrigin, NoProgress, Put, put_files, put_name, take
+from thalamus_lite.weights.transfer.answers import check_sizes
 from thalamus_lite.weights.transfer.giving_up import until
 from thalamus_lite.weights.want import Asked, Want, content_ident, source_key
 
@@ -241,6 +242,7 @@ class Asker:
 
     def _order(self, want: Want, remote: RemoteFiles, asked_at: float) -> Order:
         source, filename = want.asked.source, want.asked.filename
+        check_sizes(remote.files, source.name)
         files = tuple(described(file) for file in remote.files)
         if not files or (len(files) > 1 and not remote.directory):
             raise WeightNotFound(f"{source.name} consists of no files: check its name")

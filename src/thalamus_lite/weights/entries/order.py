@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from thalamus_lite.errors import WeightUnreachable
-
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
@@ -47,14 +45,6 @@ class Means:
 
 
 def described(file: RemoteFile) -> RemoteFile:
-    """The file as the rest of the cache wants it, whatever the server has made of it.
-
-    Raises:
-        WeightUnreachable: its size is none. A copy that is here is still served.
-    """
-    if file.size is not None and (type(file.size) is not int or file.size < 0):
-        raise WeightUnreachable(
-            f"the server says that {file.relpath} has {str(file.size)[:40]} bytes: check the server"
-        )
+    """The file as the rest of the cache wants it: an origin may write hex either way."""
     digests = {k: v.lower() if k in _HEX else v for k, v in file.digests.items()}
     return replace(file, digests=digests)

@@ -63,7 +63,7 @@ def check_sizes(files: Sequence[RemoteFile], where: str) -> None:
     """
     sizes = [file.size for file in files if file.size is not None]
     # The Hub's are whatever its JSON holds.
-    if any(not isinstance(size, int) or size < 0 for size in sizes) or sum(sizes) > _MOST_BYTES:
+    if any(type(size) is not int or size < 0 for size in sizes) or sum(sizes) > _MOST_BYTES:
         raise WeightUnreachable(
             f"{where}: the server gives sizes that no files have: check that it is the right server"
         )
