@@ -196,30 +196,8 @@ def test_waiting_for_a_holder_ends_when_the_entry_is_ready(
 fork = multiprocessing.get_context("fork")
 
 
-def in_child(work: Any) -> Any:
-    """What ``work()`` returns in a forked child."""
-    here, there = fork.Pipe(duplex=False)
-
-    def run() -> None:
-        try:
-            there.send(work())
-        except BaseException as error:
-            there.send(repr(error))
-
-    process = fork.Process(target=run)
-    process.start()
-    there.close()
-    assert here.poll(30)
-    result = here.recv()
-    process.join()
-    here.close()
-    assert process.exitcode == 0
-    process.close()
-    return result
-
-
 def test_a_forked_child_uses_the_cache_with_connections_of_its_own(
-    make: Any, origin: Folder, root: Path
+    make: Any, origin: Folder, root: Path, in_child: Any
 ) -> None:
     one, two = origin.put("one", b"one"), origin.put("two", b"two")
     cache = make()
@@ -235,7 +213,9 @@ def test_a_forked_child_uses_the_cache_with_connections_of_its_own(
     assert audit(root) == []
 
 
-def test_a_forked_child_cannot_release_its_parents_lease(make: Any, origin: Folder) -> None:
+def test_a_forked_child_cannot_release_its_parents_lease(
+    make: Any, origin: Folder, in_child: Any
+) -> None:
     origin.put("m", b"x")
     cache = make()
     with cache.acquire(http("m")) as lease:
@@ -346,7 +326,7 @@ def test_a_child_forked_in_the_middle_of_a_download_does_not_hold_it(
 
 
 def test_forks_in_the_middle_of_transactions_break_nothing(
-    make: Any, origin: Folder, root: Path
+    make: Any, origin: Folder, root: Path, in_child: Any
 ) -> None:
     """Threads that write all the time, and children that use the same cache at once."""
     for n in range(4):

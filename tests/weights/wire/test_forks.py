@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import ssl
 import threading
 
@@ -15,29 +14,6 @@ from thalamus_lite.weights.options import CacheOptions
 from thalamus_lite.weights.origins.s3_client import client_for, forget_clients
 from thalamus_lite.weights.sources import HTTPWeight
 
-fork = multiprocessing.get_context("fork")
-
-
-def in_child(work):
-    """What ``work()`` returns in a forked child."""
-    here, there = fork.Pipe(duplex=False)
-
-    def run():
-        try:
-            there.send(work())
-        except BaseException as error:
-            there.send(repr(error))
-
-    process = fork.Process(target=run)
-    process.start()
-    there.close()
-    assert here.poll(30)
-    result = here.recv()
-    process.join()
-    here.close()
-    process.close()
-    return result
-
 
 @pytest.fixture
 def cache(tmp_path):
@@ -47,7 +23,7 @@ def cache(tmp_path):
 
 @pytest.mark.parametrize("tls", [False, True])
 def test_child_and_parent_each_have_their_own(
-    cache, fault_server, make_content, tls, tmp_path, monkeypatch
+    cache, fault_server, make_content, tls, tmp_path, monkeypatch, in_child
 ):
     if tls:
         authority = trustme.CA()
@@ -71,14 +47,14 @@ def test_child_and_parent_each_have_their_own(
 
 
 @pytest.mark.usefixtures("s3_login")
-def test_child_has_clients_of_s3_of_its_own():
+def test_child_has_clients_of_s3_of_its_own(in_child):
     client = client_for("us-east-1", "http://127.0.0.1:1")
     assert in_child(lambda: client_for("us-east-1", "http://127.0.0.1:1") is client) is False
     assert client_for("us-east-1", "http://127.0.0.1:1") is client
     forget_clients()
 
 
-def test_lock_that_a_thread_of_the_parent_holds_is_free_in_a_child(tmp_path):
+def test_lock_that_a_thread_of_the_parent_holds_is_free_in_a_child(tmp_path, in_child):
     options = CacheOptions(cache_dir=tmp_path / "cache")
     held, done = threading.Event(), threading.Event()
     lock = forks.Lock()
