@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import re
 import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from thalamus_lite.errors import (
@@ -55,7 +56,7 @@ class Request:
     the client percent-encoded anything, so that two spellings can never mean one route.
     """
 
-    __slots__ = ("_receive", "headers", "method", "params", "path", "request_id", "scope")
+    __slots__ = ("_receive", "headers", "method", "params", "path", "request_id", "scope", "unread")
 
     def __init__(self, scope: Scope, receive: Receive, ids: RequestIds) -> None:
         self.scope = scope
@@ -68,6 +69,8 @@ class Request:
             self.path = _path(scope)
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.params = _NO_PARAMS
+        # Whether its body, if it has one, may still be on the way.
+        self.unread = True
         given = self.headers.get(b"x-request-id")
         self.request_id = ids.new() if given is None or not _is_safe_id(given) else given
 
@@ -159,6 +162,7 @@ class Request:
             raise ClientDisconnected
         body: bytes = message.get("body", b"")
         if not message.get("more_body", False):
+            self.unread = False
             if len(body) > limit:
                 raise BodyTooLarge
             return body
@@ -170,6 +174,7 @@ class Request:
             if message["type"] == "http.disconnect":
                 raise ClientDisconnected
             whole += message.get("body", b"")
+        self.unread = False
         if len(whole) > limit:
             raise BodyTooLarge
         return whole
@@ -186,6 +191,31 @@ class Request:
         encoding = headers.get(b"content-encoding")
         if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
             raise UnsupportedMediaType
+
+    def is_sending(self) -> bool:
+        """Whether the client may be in the middle of a body that will not be read, on a connection
+        of this request alone.
+        """
+        headers = self.headers
+        return (
+            self.unread
+            and self.scope["http_version"].startswith("1")
+            and (headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers)
+            # It waits for an answer before it sends any.
+            and b"expect" not in headers
+        )
+
+    async def discard(self, within_s: float, pause_s: float) -> None:
+        """Read the rest of the body and throw it away, as long as it comes without such a pause and
+        takes no longer.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                more = True
+                while more:
+                    message = await asyncio.wait_for(self._receive(), pause_s)
+                    more = message.get("more_body", False)
+        self.unread = False
 
     async def disconnected(self) -> None:
         """Return once the client is gone; only to be awaited after the body was read."""

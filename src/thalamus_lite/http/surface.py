@@ -28,6 +28,12 @@ _CLOSED_TRANSPORT = "; the handler is closed"
 LINES_A_SECOND = 20
 """How many failed requests are logged; a storm of them must not fill a disk."""
 
+LINGER_S = 5.0
+LINGER_PAUSE_S = 1.0
+"""How long a client that was answered in the middle of its body may go on sending it, and with what
+pauses.
+"""
+
 
 class Surface:
     """The HTTP side of a started app. Every error leaves as the one envelope; nothing else does.
@@ -82,6 +88,13 @@ class Surface:
                 # Without a coroutine of its own.
                 start, body = response.messages(request)
                 await send(start)
+                if request.unread and request.is_sending() and self._cut_off is None:
+                    # Most clients read when they have sent all. A server may close the connection
+                    # behind the answer's end, and the system then resets it under their hands, the
+                    # answer lost: so its end waits for theirs (RFC 9112, section 9.6).
+                    await send({**body, "more_body": True})
+                    await request.discard(LINGER_S, LINGER_PAUSE_S)
+                    body = {"type": "http.response.body", "body": b""}
                 await send(body)
         except ThalamusError as error:
             self._log_failure(request, error)
