@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -176,12 +177,21 @@ async def test_model_without_room_is_at_capacity_and_holds_the_top_level(zoo: Mo
         assert (await capacity())["accepting"] is True
 
 
+class Extended(ModelCapacity):
+    """As a user's own class may be: with a field that is no JSON."""
+
+    load: Decimal = Decimal("0.5")
+
+
 class Hooked:
     """What each model's ``capacity()`` answers, and what ``/capacity`` is to make of it."""
 
     CASES: tuple[tuple[Any, bool, int, str | None], ...] = (
         (ModelCapacity(remaining_requests=5, ideal_batch_size=4, max_batch_size=8, reason="vram"),
          True, 5, "vram"),
+        (Extended(remaining_requests=3, ideal_batch_size=4, max_batch_size=8), True, 3, None),
+        (ModelCapacity.model_construct(remaining_requests="many", ideal_batch_size=4),
+         False, 0, "capacity_hook_error"),
         ({"accepting": False, "remaining_requests": 0, "ideal_batch_size": 1, "max_batch_size": 1},
          False, 0, None),
         (RuntimeError("no gauge"), False, 0, "capacity_hook_error"),
@@ -212,6 +222,7 @@ async def test_capacity_hook_is_the_models_own_word(
         found = whole["models"]["m@1.0.0"]
         assert (found["accepting"], found["remaining_requests"]) == (accepting, remaining)
         assert found["reason"] == reason
+        assert set(found) == set(ModelCapacity.model_fields)
         assert whole["accepting"] is accepting
         assert whole["remaining_requests"] == remaining
 

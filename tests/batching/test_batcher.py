@@ -359,7 +359,7 @@ async def test_only_those_who_wait_long_are_watched_and_whoever_leaves_never_run
     assert second.outputs == [2]
     # The watcher of a request that was answered is gone with it.
     assert second.watcher is None
-    assert not bench.batcher._tasks._running
+    assert not bench.batcher.tasks._running
 
 
 async def test_request_that_was_answered_in_time_is_not_watched() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 import weakref
+from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -101,37 +102,101 @@ async def test_model_is_ready_by_its_own_word_and_one_that_raises_is_not(
     assert all(line.exc_info for line in lines)
 
 
-async def test_hooks_and_readiness_that_an_instance_gets_when_it_is_made_count() -> None:
+async def test_load_unload_and_readiness_that_an_instance_gets_when_it_is_made_count() -> None:
     app = Thalamus()
     made: list[Any] = []
     called: list[Any] = []
 
-    @app.model(model_id="m", max_batch_size=8)
+    @app.model(model_id="m")
     class Model(Echo):
         def __init__(self) -> None:
             made.append(self)
             self.is_ready = False
             self.load = lambda weights, device: called.append(device)
-            self.preprocess = lambda inputs: [In(text=item.text + "!") for item in inputs]
-            self.postprocess = lambda outputs: [Out(text=item.text + "?") for item in outputs]
             self.unload = lambda: called.append("unload")
-            self.capacity = lambda: {
-                "accepting": True,
-                "remaining_requests": 7,
-                "ideal_batch_size": 8,
-                "max_batch_size": 8,
-            }
 
     async with AsyncClient(app) as client:
         assert (await client.get("/ready")).status == 503
         made[0].is_ready = True
         assert (await client.get("/ready")).status == 200
-        answer = await client.post("/predict", json=body("x"))
-        assert answers(answer) == ["x!?"]
-        assert answer.json()["meta"]["preprocessing_ms"] is not None
-        capacity = (await client.get("/capacity")).json()["models"]["m@1.0.0"]
-        assert capacity["remaining_requests"] == 7
     assert called == ["cpu", "unload"]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_what_only_an_instance_has_is_no_hook(asynchronous: bool) -> None:
+    """As of CLIP, whose ``load()`` gives a model and its ``preprocess``."""
+    app = Thalamus()
+
+    class Model(Echo):
+        def load(self, weights: dict[str, Any], device: str) -> None:
+            self.preprocess = str.upper
+            self.postprocess = str.lower
+            self.capacity = 5
+
+        def predict(self, inputs: list[In]) -> list[Out]:
+            return [Out(text=self.preprocess(item.text)) for item in inputs]
+
+    class OnLoop(Model):
+        async def predict(self, inputs: list[In]) -> list[Out]:  # type: ignore[override]
+            return Model.predict(self, inputs)
+
+    app.model(model_id="m")(OnLoop if asynchronous else Model)
+    async with AsyncClient(app) as client:
+        answer = await client.post("/predict", json=body("x"))
+        assert answers(answer) == ["X"]
+        assert answer.json()["meta"]["preprocessing_ms"] is None
+        capacity = (await client.get("/capacity")).json()["models"]["m@1.0.0"]
+        assert capacity["accepting"] is True
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_hooks_that_an_instance_exchanges_are_used_from_then_on(asynchronous: bool) -> None:
+    app = Thalamus()
+    made: list[Any] = []
+
+    class Model(Echo):
+        def __init__(self) -> None:
+            made.append(self)
+
+        def preprocess(self, inputs: list[In]) -> list[In]:
+            return inputs
+
+        def postprocess(self, outputs: list[Out]) -> list[Out]:
+            return outputs
+
+    class OnLoop(Model):
+        async def predict(self, inputs: list[In]) -> list[Out]:  # type: ignore[override]
+            return Model.predict(self, inputs)
+
+    app.model(model_id="m")(OnLoop if asynchronous else Model)
+    async with AsyncClient(app) as client:
+        assert answers(await client.post("/predict", json=body("x"))) == ["x"]
+        made[0].preprocess = lambda inputs: [In(text=item.text + "!") for item in inputs]
+        made[0].postprocess = lambda outputs: [Out(text=item.text + "?") for item in outputs]
+        assert answers(await client.post("/predict", json=body("x"))) == ["x!?"]
+        if not asynchronous:
+            made[0].predict = lambda inputs: [Out(text="fast")] * len(inputs)
+            assert answers(await client.post("/predict", json=body("x"))) == ["fast?"]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_context_in_which_the_app_started_is_that_of_its_hooks(asynchronous: bool) -> None:
+    app = Thalamus()
+
+    class Model(Echo):
+        def predict(self, inputs: list[In]) -> list[Out]:
+            return [Out(text=str(Decimal(1) / 3)) for _ in inputs]
+
+    class OnLoop(Model):
+        async def predict(self, inputs: list[In]) -> list[Out]:  # type: ignore[override]
+            return Model.predict(self, inputs)
+
+    app.model(model_id="m")(OnLoop if asynchronous else Model)
+    with localcontext() as context:
+        # As a module does that sets it once, for all.
+        context.prec = 5
+        async with AsyncClient(app) as client:
+            assert answers(await client.post("/predict", json=body("x"))) == ["0.33333"]
 
 
 async def test_capacity_hook_speaks_for_its_model_and_nonsense_is_an_error() -> None:

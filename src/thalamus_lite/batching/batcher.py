@@ -52,8 +52,8 @@ class Batcher:
         self.loop = loop
         self._armed = False
         self._alarm = Alarm(loop, self._dispatch)
-        self._tasks = Tasks(loop)
-        self.disconnects = Disconnects(loop, lambda: self.clock(), self._tasks.spawn, self.cancel)
+        self.tasks = Tasks(loop)
+        self.disconnects = Disconnects(loop, lambda: self.clock(), self.tasks.spawn, self.cancel)
         self._arrived = self.disconnects.arrived
 
     @property
@@ -134,7 +134,7 @@ class Batcher:
 
     async def aclose(self) -> None:
         """End the coroutines of models; one that refuses to end is left to itself."""
-        await self._tasks.aclose()
+        await self.tasks.aclose()
 
     def _dispatch(self) -> None:
         self._armed = False
@@ -191,11 +191,11 @@ class Batcher:
         del batch, report  # as above
 
     def _run_task(self, batch: Batch, group: LaneGroup, work: Coroutine[Any, Any, None]) -> None:
-        task = self._tasks.spawn(work, functools.partial(self._task_ended, batch, group))
+        task = self.tasks.spawn(work, functools.partial(self._task_ended, batch, group))
         group.tasks[batch.lane.index] = (batch, task)
 
     def _task_ended(self, batch: Batch, group: LaneGroup, task: asyncio.Task[None]) -> None:
-        self._tasks.forget(task)
+        self.tasks.forget(task)
         if batch.open:
             # Cancelled before its first step, so that none of its own code has run.
             self._complete(batch, group, group.lost(batch, asyncio.CancelledError()))

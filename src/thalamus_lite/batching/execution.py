@@ -121,16 +121,15 @@ async def _pass_on_loop(lane: Lane, hooks: Hooks, inputs: list[Any]) -> Ran:
     pre_s = post_s = None
     start = clock()
     prepared: Any = inputs
-    if hooks.preprocess is not None:
-        prepared = await call(lane, hooks.preprocess, inputs)
+    if (preprocess := hooks.preprocess) is not None:
+        prepared = await call(lane, preprocess, inputs)
         pre_s = clock() - start
     predict_start = clock()
     outputs = await hooks.predict(prepared)
     predicted_at = clock()
-    if hooks.postprocess is None:
+    if (postprocess := hooks.postprocess) is None:
         listed = as_outputs(outputs, count)
     else:
-        postprocess = hooks.postprocess
         # One that yields runs here, where its results are read.
         listed = await call(lane, lambda: as_outputs(postprocess(outputs), count))
         post_s = clock() - predicted_at

@@ -22,15 +22,17 @@ import logging
 import queue
 import threading
 import time
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from thalamus_lite.batching.times import Times
-from thalamus_lite.model.inspection import hook_of
+from thalamus_lite.model.inspection import declared_hook
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from thalamus_lite.devices.streams import Event, Stream, StreamBackend
+    from thalamus_lite.model.protocol import Model
 
     Job = Callable[["Lane"], None]
 
@@ -55,10 +57,13 @@ class Lane:
     hangs would hold the process for ever.
     """
 
-    def __init__(self, name: str, device: str, backend: StreamBackend) -> None:
+    def __init__(
+        self, name: str, device: str, backend: StreamBackend, context: Context | None = None
+    ) -> None:
         self.name = name
         self.device = device
         self.backend = backend
+        self._context = Context() if context is None else context
         self.busy_since: float | None = None
         # The same for a coroutine that runs on the loop in this lane's name; the thread never
         # writes it.
@@ -117,7 +122,9 @@ class Lane:
         return self.stream
 
     def _new_thread(self) -> threading.Thread:
-        return threading.Thread(target=self._run, name=self.name, daemon=True)
+        # What was set when the app was imported, such as decimal's precision, holds here too.
+        run = self._context.copy().run
+        return threading.Thread(target=run, args=(self._run,), name=self.name, daemon=True)
 
     def _run(self) -> None:
         try:
@@ -142,14 +149,27 @@ class Lane:
 
 
 class Hooks:
-    """The user's hooks of one instance, run as one pass inside the lane's stream."""
+    """The user's hooks of one instance, run as one pass inside the lane's stream.
 
-    __slots__ = ("postprocess", "predict", "preprocess")
+    Each is looked up when it is needed: an instance may exchange them, as for a compiled one.
+    """
 
-    def __init__(self, instance: Any) -> None:
-        self.preprocess: Callable[[list[Any]], Any] | None = hook_of(instance, "preprocess")
-        self.predict: Callable[[Any], Any] = instance.predict
-        self.postprocess: Callable[[Any], list[Any]] | None = hook_of(instance, "postprocess")
+    __slots__ = ("_instance",)
+
+    def __init__(self, instance: Model) -> None:
+        self._instance = instance
+
+    @property
+    def preprocess(self) -> Callable[[list[Any]], Any] | None:
+        return declared_hook(self._instance, "preprocess")
+
+    @property
+    def predict(self) -> Callable[[Any], Any]:
+        return self._instance.predict
+
+    @property
+    def postprocess(self) -> Callable[[Any], list[Any]] | None:
+        return declared_hook(self._instance, "postprocess")
 
     def run(self, lane: Lane, inputs: list[Any]) -> Ran:
         """One pass: as many outputs as inputs, all of them complete on the device.
@@ -166,15 +186,15 @@ class Hooks:
             with stream:
                 start = clock()
                 prepared = inputs
-                if self.preprocess is not None:
-                    prepared = self.preprocess(inputs)
+                if (preprocess := self.preprocess) is not None:
+                    prepared = preprocess(inputs)
                     pre_s = clock() - start
                 predict_start = clock()
                 predicted = self.predict(prepared)
                 predicted_at = clock()
                 outputs = predicted
-                if self.postprocess is not None:
-                    outputs = self.postprocess(predicted)
+                if (postprocess := self.postprocess) is not None:
+                    outputs = postprocess(predicted)
                     post_s = clock() - predicted_at
                 listed = as_outputs(outputs, count)
                 done = stream.record()

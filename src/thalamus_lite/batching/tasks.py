@@ -15,11 +15,11 @@ CLOSE_PATIENCE_S = 1.0
 
 
 class Tasks:
-    """The tasks of one event loop."""
+    """The tasks of one event loop; ``context`` is the one that the app started in."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._context = contextvars.copy_context()
+        self.context = contextvars.copy_context()
         self._running: set[Task] = set()
 
     def spawn(
@@ -29,7 +29,7 @@ class Tasks:
         would be a second turn of the loop.
         """
         # Whoever happens to start it may be another request, whose context is none of its business.
-        task = self._loop.create_task(work, context=self._context.copy())
+        task = self._loop.create_task(work, context=self.context.copy())
         self._running.add(task)
         task.add_done_callback(ended or self.forget)
         return task

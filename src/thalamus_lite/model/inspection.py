@@ -44,7 +44,7 @@ class PredictKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What a class says of its hooks. An instance may have more of them: see :func:`hook_of`."""
+    """What a class says of its hooks."""
 
     kind: PredictKind
     preprocess: bool
@@ -76,9 +76,22 @@ def read_hooks(cls: type, name: str) -> Hooks:
 
 
 def hook_of(instance: Any, name: str) -> Callable[..., Any] | None:
-    """An optional hook, of its class or given to the instance when it was made; None: not there."""
+    """``load`` or ``unload``, of its class or given to the instance when it was made; None: not
+    there.
+    """
     hook = getattr(instance, name, None)
     return hook if callable(hook) else None
+
+
+def declared_hook(instance: Any, name: str) -> Callable[..., Any] | None:
+    """An optional hook that the class has, as the instance has it now; None: not there.
+
+    What only the instance has is its own affair: many a model keeps the ``preprocess`` of a library
+    under that name, and calls it itself.
+    """
+    if not callable(getattr(type(instance), name, None)):
+        return None
+    return hook_of(instance, name)
 
 
 def _kind(predict: Callable[..., Any]) -> PredictKind:

@@ -1,6 +1,6 @@
 """What a user's class may offer.
 
-Only ``predict`` is required; the rest is looked up once, at registration.
+Only ``predict`` is required; what else there is, is looked for by name (inspection.py).
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from thalamus_lite.weights.sources import FileWeight, HFWeight, HTTPWeight, S3We
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from thalamus_lite.model.protocol import Model
     from thalamus_lite.weights.sources import WeightSource
 
 _MODEL_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -122,7 +123,7 @@ class ModelSpec:
     version: str
     parsed_version: Version
     description: str
-    cls: type
+    cls: type[Model]
     hooks: Hooks
     inputs: RecordType
     outputs: RecordType

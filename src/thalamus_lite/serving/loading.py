@@ -138,7 +138,9 @@ async def _build(context: Context, loaded: Loaded, weights: dict[str, Path]) -> 
     for replica, reservation in enumerate(loaded.reservations):
         device = str(reservation.device)
         for number in range(count):
-            lane = Lane(f"{spec.key}/{replica}.{number}", device, context.backend_for(device))
+            name = f"{spec.key}/{replica}.{number}"
+            started_in = context.batcher.tasks.context
+            lane = Lane(name, device, context.backend_for(device), started_in)
             lane.start()
             loaded.lanes.append(lane)
     loaded.instances += await asyncio.gather(

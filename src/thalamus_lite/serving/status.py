@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from thalamus_lite.model.inspection import hook_of
+from thalamus_lite.model.inspection import declared_hook
 from thalamus_lite.observability.logs import log_of_model
 from thalamus_lite.schemas.api import ModelCapacity
 from thalamus_lite.serving.states import State
@@ -49,10 +49,10 @@ def model_capacity(runtime: ModelRuntime) -> ModelCapacity:
     """One entry of ``/capacity``: the model's own word, or else the declared numbers."""
     if runtime.state is not State.READY or runtime.instance is None:
         return _static(runtime, "model_not_loaded")
-    hook = hook_of(runtime.instance, "capacity")
+    hook = declared_hook(runtime.instance, "capacity")
     if hook is not None and not runtime.quarantined:
         try:
-            return _sensible(ModelCapacity.model_validate(hook()))
+            return _sensible(hook())
         except (Exception, SystemExit) as error:
             log_of_model(logging.WARNING, runtime.spec.key, "failed in capacity()", error)
             return _static(runtime, "capacity_hook_error")
@@ -61,11 +61,15 @@ def model_capacity(runtime: ModelRuntime) -> ModelCapacity:
     return _static(runtime, None)
 
 
-def _sensible(capacity: ModelCapacity) -> ModelCapacity:
-    """
+def _sensible(found: Any) -> ModelCapacity:
+    """What a hook returned, without what a class of the user's own adds to it.
+
     Raises:
-        ValueError: numbers that cannot be.
+        ValueError: it is no ModelCapacity, or has numbers that cannot be.
     """
+    if isinstance(found, ModelCapacity):
+        found = {name: getattr(found, name) for name in ModelCapacity.model_fields}
+    capacity = ModelCapacity.model_validate(found)
     if capacity.remaining_requests < 0:
         raise ValueError("remaining_requests is below 0")
     if not 1 <= capacity.ideal_batch_size <= capacity.max_batch_size:
