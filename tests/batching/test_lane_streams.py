@@ -243,12 +243,11 @@ def faults_of_streams(module: Any, seed: int) -> list[str]:
         lane, got, ends = run.lanes[0], [], []
 
         def put(item: Any) -> bool:
-            got.extend(run.read([item]))
+            got.append(item)
             return True
 
-        pending = types.SimpleNamespace(
-            inputs=run.inputs([1.0]), channel=types.SimpleNamespace(put=put), times=Times()
-        )
+        channel = types.SimpleNamespace(put=put, dump=lambda output: run.read([output])[0])
+        pending = types.SimpleNamespace(inputs=run.inputs([1.0]), channel=channel, times=Times())
         group = types.SimpleNamespace(hooks=[run.hooks()], lanes=[lane])
         loop = types.SimpleNamespace(call_soon_threadsafe=lambda call, *given: call(*given))
         run.job(

@@ -306,6 +306,35 @@ async def test_streaming_model_refuses_a_batch_size() -> None:
                 yield from ()
 
 
+@pytest.mark.parametrize("headers", [{}, SSE], ids=["json", "events"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_object_that_is_filled_again_for_each_output_is_sent_as_it_was_yielded(
+    kind: str, headers: dict[str, str]
+) -> None:
+    app = Thalamus()
+
+    class InLane:
+        def predict(self, inputs: list[In]) -> Iterator[Out]:
+            out = Out(text="")
+            for letter in inputs[0].text:
+                out.text += letter
+                yield out
+
+    class OnLoop:
+        async def predict(self, inputs: list[In]) -> AsyncIterator[Out]:
+            for out in InLane().predict(inputs):
+                yield out
+
+    app.model(model_id="m")(InLane if kind == "lane" else OnLoop)
+    async with AsyncClient(app) as client:
+        answer = await client.post("/predict", json=body("abc"), headers=headers)
+        if headers:
+            texts = [event.json().get("text") for event in answer.events()][:-1]
+        else:
+            texts = answers(answer)
+        assert texts == ["a", "ab", "abc"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_pre_and_postprocess_see_the_inputs_and_each_output_alone(kind: str) -> None:
     app = Thalamus()

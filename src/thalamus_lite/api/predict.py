@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from thalamus_lite.model.spec import ModelSpec
     from thalamus_lite.serving.service import Service
 
-    Parts = AsyncGenerator[list[Any], None]
+    Parts = AsyncGenerator[list[bytes], None]
 
 LONGEST_TIMEOUT_MS = 86_400_000
 
@@ -107,7 +107,7 @@ class PredictRoute:
         outputs: list[bytes] = []
         async with aclosing(self._service.stream(spec, pending)) as stream:
             async for items in stream:
-                outputs += [spec.outputs.dump_one(item) for item in items]
+                outputs += items
         return self._answer(spec, pending, b",".join(outputs))
 
     async def _events(self, spec: ModelSpec, pending: PendingRequest) -> EventStream:
@@ -115,25 +115,20 @@ class PredictRoute:
         stream = self._service.stream(spec, pending)
         try:
             first = await anext(stream)
-            if first:
-                spec.outputs.dump_one(first[0])
         except BaseException:
             await stream.aclose()
             raise
         return EventStream(self._frames(spec, pending, first, stream), stream)
 
     async def _frames(
-        self, spec: ModelSpec, pending: PendingRequest, first: list[Any], stream: Parts
+        self, spec: ModelSpec, pending: PendingRequest, first: list[bytes], stream: Parts
     ) -> AsyncGenerator[bytes, None]:
         """One event for each output, those that came together in one chunk."""
-        items: list[Any] | None = first
+        items: list[bytes] | None = first
         try:
             while items is not None:
-                frames, error = _framed(spec, items)
-                if frames:
-                    yield frames
-                if error is not None:
-                    raise error
+                if items:
+                    yield b"".join([b"data: %b\n\n" % item for item in items])
                 items = await anext(stream, None)
             latency_s = time.monotonic() - pending.received
             pending.group.answered(pending, latency_s)
@@ -165,17 +160,6 @@ class Written:
             self._parts = (_meta_end(times, pending.group.device), _timing_end(times))
             self._last = times
         return self._parts
-
-
-def _framed(spec: ModelSpec, items: list[Any]) -> tuple[bytes, ThalamusError | None]:
-    """The events of the outputs up to the first that cannot be sent, and what is wrong with it."""
-    frames: list[bytes] = []
-    try:
-        for item in items:
-            frames.append(b"data: %b\n\n" % spec.outputs.dump_one(item))
-    except ThalamusError as error:
-        return b"".join(frames), error
-    return b"".join(frames), None
 
 
 def _read(payload: Any) -> tuple[str | None, str | None, list[Any]]:

@@ -17,9 +17,13 @@ from thalamus_lite.batching.execution import tell
 from thalamus_lite.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 LIMIT = 64
+
+
+def _as_it_is(output: Any) -> Any:
+    return output
 
 
 class ReaderStalled(DeadlineExceeded):
@@ -29,12 +33,20 @@ class ReaderStalled(DeadlineExceeded):
 class Channel:
     """One producer, in a thread or on the loop; one reader on the loop.
 
-    ``patience_s`` is how long the producer waits for a reader that takes nothing.
+    ``patience_s`` is how long the producer waits for a reader that takes nothing. ``dump`` makes of
+    an output what is handed over; it is for the producer to call, at once: a model may fill one
+    object again for each output that it yields.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, patience_s: float | None = None) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        patience_s: float | None = None,
+        dump: Callable[[Any], Any] = _as_it_is,
+    ) -> None:
         self._loop = loop
         self._patience_s = patience_s
+        self.dump = dump
         self._items: deque[Any] = deque()
         self._space = threading.Event()
         self._wake: asyncio.Event = asyncio.Event()

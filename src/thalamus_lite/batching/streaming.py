@@ -1,8 +1,8 @@
 """Running a ``predict`` that yields: one request, its outputs handed over as they come.
 
 ``preprocess`` sees the request's inputs before the first output; ``postprocess`` sees each output
-by itself, in a list of one. ``predict_s`` ends with the last output, and the wait for a slow reader
-is in none of the times.
+by itself, in a list of one. An output is dumped before the generator goes on. ``predict_s`` ends
+with the last output, and the wait for a slow reader is in none of the times.
 """
 
 from __future__ import annotations
@@ -74,17 +74,18 @@ def stream_in_lane(
                 for output in outputs:
                     made = clock()
                     items = [output]
-                    if hooks.postprocess is not None:
+                    if (postprocess := hooks.postprocess) is not None:
                         # One that yields runs here, ahead of the event.
-                        items = as_list(hooks.postprocess(items))
+                        items = as_list(postprocess(items))
                     stream.record().synchronize()
                     times.add(made - resumed, clock() - made)
-                    # The wait for a slow reader is not the model's.
-                    lane.busy_since = None
                     for item in items:
-                        if not channel.put(item):
+                        dumped = channel.dump(item)
+                        # The wait for a slow reader is not the model's.
+                        lane.busy_since = None
+                        if not channel.put(dumped):
                             return
-                    lane.touch()
+                        lane.touch()
                     resumed = clock()
             finally:
                 # What the generator does when it is closed is the model's time again; what it
@@ -103,9 +104,9 @@ def stream_in_lane(
 
 
 def _preprocess(hooks: Hooks, pending: PendingRequest, start: float) -> Any:
-    if hooks.preprocess is None:
+    if (preprocess := hooks.preprocess) is None:
         return pending.inputs
-    prepared = hooks.preprocess(pending.inputs)
+    prepared = preprocess(pending.inputs)
     pending.times.preprocess_s = time.perf_counter() - start
     return prepared
 
@@ -138,8 +139,8 @@ async def stream_on_loop(
         hooks = group.hooks[group.lanes.index(lane)]
         start = clock()
         prepared: Any = pending.inputs
-        if hooks.preprocess is not None:
-            prepared = await call(lane, hooks.preprocess, pending.inputs)
+        if (preprocess := hooks.preprocess) is not None:
+            prepared = await call(lane, preprocess, pending.inputs)
             pending.times.preprocess_s = clock() - start
         resumed = clock()
         outputs = hooks.predict(prepared)
@@ -152,7 +153,7 @@ async def stream_on_loop(
                 times.add(made - resumed, clock() - made)
                 lane.awaiting_since = None
                 for item in items:
-                    if not await channel.aput(item):
+                    if not await channel.aput(channel.dump(item)):
                         return
                 lane.awaiting_since = time.monotonic()
                 resumed = clock()

@@ -119,15 +119,15 @@ class Service:
 
     async def stream(
         self, spec: ModelSpec, pending: PendingRequest
-    ) -> AsyncGenerator[list[Any], None]:
-        """Run a request of a streaming model: its outputs as they come, several at once where they
-        pile up, and an empty list behind the last.
+    ) -> AsyncGenerator[list[bytes], None]:
+        """Run a request of a streaming model: its outputs' JSON as they come, several at once where
+        they pile up, and an empty list behind the last.
 
         Closing the iterator early closes the model's generator.
         """
         loop = self.batcher.loop
         patience_s = self.context.watchdog_s if pending.timeout_s is None else pending.timeout_s
-        pending.channel = channel = Channel(loop, patience_s)
+        pending.channel = channel = Channel(loop, patience_s, spec.outputs.dump_one)
         if not self.submit(spec, pending):
             await self.submit_when_up(spec, pending)
         with self._holding(self.runtime(spec)):
