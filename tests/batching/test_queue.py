@@ -122,7 +122,7 @@ class TestStarting:
         world.done(world.one())
         assert ticket.state is DONE
         assert world.dispatch() == []
-        assert (queue.depth, queue.free, queue.oldest_wait_s(world.now)) == (0, 1, 0.0)
+        assert (queue.depth, queue.free, queue.busy_since(world.now)) == (0, 1, world.now)
 
     def test_without_merging_every_request_is_a_batch_of_its_own_size(self, world: World) -> None:
         queue = world.queue(1, lanes=[("cpu", 0), ("cpu", 1)], merges=False)
@@ -666,12 +666,12 @@ class TestLearning:
                 queue.learn(1, seconds)
             assert queue.cost.batches - before == learned
 
-    def test_the_oldest_wait_is_the_heads(self, world: World) -> None:
+    def test_a_queue_without_a_batch_is_busy_since_its_head_came(self, world: World) -> None:
         queue = world.queue()
         (ticket,) = world.arrive(queue, 1)
         world.now += 3.0
         world.arrive(queue, 1)
-        assert queue.oldest_wait_s(world.now) == pytest.approx(3.0)
+        assert queue.busy_since(world.now) == pytest.approx(world.now - 3.0)
         assert ticket.state is QUEUED
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from thalamus_lite.errors import ModelNotFound, ValidationFailed
+from thalamus_lite.errors import ValidationFailed
 from thalamus_lite.http.codec import decode
 from thalamus_lite.http.response import Response, json_response
 from thalamus_lite.model.records import details
@@ -85,8 +85,5 @@ class Management:
                 version = _Body.model_validate(value).version
             except ValidationError as error:
                 raise ValidationFailed(details(error, ())) from None
-        registry = self._service.registry
-        if registry.get(model_id) is None:
-            raise ModelNotFound
-        registry.resolve(model_id, version)
+        self._service.registry.resolve(model_id, version)
         return version

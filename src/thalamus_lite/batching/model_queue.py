@@ -102,12 +102,10 @@ class ModelQueue:
     def busy_since(self, now: float) -> float:
         """When the oldest batch that runs began; where none does, when the head came."""
         started = [lane.batch.started_at for lane in self.lanes if lane.batch is not None]
-        return min(started) if started else now - self.oldest_wait_s(now)
-
-    def oldest_wait_s(self, now: float) -> float:
-        """How long the head has waited; 0.0 when none waits."""
+        if started:
+            return min(started)
         head = self.waiting.head
-        return 0.0 if head is None else max(0.0, now - head.enqueued_at)
+        return now if head is None else min(now, head.enqueued_at)
 
     def latest_start(self) -> float | None:
         """When the next batch must start for the head to meet its deadline; None without one."""

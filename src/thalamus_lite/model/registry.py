@@ -70,13 +70,6 @@ class Registry:
             raise VersionNotFound
         return spec
 
-    def get(self, model_id: str, version: str | None = None) -> ModelSpec | None:
-        """Like :meth:`resolve`, with None for what is not there."""
-        try:
-            return self.resolve(model_id, version)
-        except (ModelNotFound, VersionNotFound):
-            return None
-
     def versions(self, model_id: str) -> list[ModelSpec]:
         """All versions of one model, highest first.
 
