@@ -197,10 +197,11 @@ def test_a_rebuild_on_request_does_not_speak_of_damage(
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
-def test_output_that_cannot_be_written_is_a_sentence() -> None:
+@pytest.mark.parametrize("command", [["cache", "ls"], ["check"]], ids=lambda given: given[0])
+def test_output_that_cannot_be_written_is_a_sentence(command: list[str]) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "thalamus_lite", "cache", "ls"],
+            [sys.executable, "-m", "thalamus_lite", *command],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -210,6 +211,31 @@ def test_output_that_cannot_be_written_is_a_sentence() -> None:
     assert done.stderr == (
         f"thalamus-lite: the output cannot be written ({os.strerror(errno.ENOSPC)})\n"
     )
+
+
+@pytest.mark.parametrize("command", [["cache", "ls"], ["check"]], ids=lambda given: given[0])
+def test_reader_that_has_seen_enough_is_no_failure(command: list[str]) -> None:
+    here, there = os.pipe()
+    os.close(here)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "thalamus_lite", *command],
+            stdout=there,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(there)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("port", ["65536", "-1", "0" * 20 + "80", "x", "8" * 5000, "1_0"])
+def test_port_that_is_none_is_refused(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["serve", "--port", port])
+    assert ended.value.code == 2
+    assert "is no number from 0 to 65535" in capsys.readouterr().err
 
 
 def test_cache_verify_drops_what_is_damaged(run: Any, web: Web, tmp_path: Path) -> None:

@@ -105,6 +105,15 @@ def test_cache_has_a_place_without_a_home() -> None:
     assert Settings.from_env({}).cache_dir.name == "thalamus-lite"
 
 
+def test_cache_without_any_home_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(self: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    with pytest.raises(ConfigurationError, match=r"no home folder .*: set THALAMUS_CACHE_DIR"):
+        Settings.from_env({})
+
+
 def test_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert read(THALAMUS_CACHE_DIR="~/c").cache_dir == Path("/home/me/c")

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # `| head` has seen enough.
-        sys.stderr.close()
+        _discard_output()
         return 0
     return code
 
@@ -107,7 +107,8 @@ def _workers(text: str) -> int:
 
 
 def _whole(text: str, least: int, most: int) -> int:
-    if not text.isdecimal() or not least <= int(text[:9]) <= most:
+    # A long one would take int() long.
+    if not text.isdecimal() or len(text) > 9 or not least <= int(text) <= most:
         raise argparse.ArgumentTypeError(f"{text!r:.40} is no number from {least} to {most}")
     return int(text)
 
@@ -173,7 +174,7 @@ def _load_and_end(name: str) -> None:
 def _check(options: argparse.Namespace) -> int:
     from thalamus_lite.checks import check
 
-    return check(options.app, print)
+    return check(options.app, _say)
 
 
 def _fetch(options: argparse.Namespace) -> int:
@@ -196,10 +197,14 @@ def _say(line: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        # What is left in the buffer would be tried again at the end of the interpreter.
-        with suppress(OSError), open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        _discard_output()
         raise OutputFailed(f"the output cannot be written ({error.strerror})") from error
+
+
+def _discard_output() -> None:
+    """What is left in the buffer would be tried again at the end of the interpreter."""
+    with suppress(OSError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _cache() -> WeightCache:

@@ -113,7 +113,12 @@ class _Reader:
         if base is not None and Path(base).is_absolute():
             return Path(base)
         home = self.text("HOME")
-        return (Path(home) if home else Path("~").expanduser()) / ".cache"
+        try:
+            return (Path(home) if home else Path("~").expanduser()) / ".cache"
+        except RuntimeError:
+            raise ConfigurationError(
+                "there is no home folder to keep weights in: set THALAMUS_CACHE_DIR"
+            ) from None
 
     def names(self, name: str) -> tuple[str, ...]:
         value = self.text(name)

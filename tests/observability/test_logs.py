@@ -215,6 +215,15 @@ def test_terminal_gets_the_pretty_lines(
     assert terminal.getvalue().endswith(" DEBUG    hello\n")
 
 
+def test_process_without_standard_error_logs_nothing(
+    logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As Python has it where it was closed before the start.
+    monkeypatch.setattr("sys.stderr", None)
+    configure("DEBUG")
+    logger.debug("hello")
+
+
 def test_access_log_is_a_line_a_request(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "thalamus_lite.access")
     access_log({"request_id": "r", "status": 200})

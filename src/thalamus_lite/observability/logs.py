@@ -64,8 +64,10 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     up.
     """
     stream = sys.stderr if stream is None else stream
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(PrettyFormatter() if stream.isatty() else JsonFormatter())
+    # A process may be started with its standard error closed.
+    handler = logging.NullHandler() if stream is None else logging.StreamHandler(stream)
+    pretty = stream is not None and stream.isatty()
+    handler.setFormatter(PrettyFormatter() if pretty else JsonFormatter())
     logger = logging.getLogger(LOGGER)
     for old in logger.handlers[:]:
         logger.removeHandler(old)

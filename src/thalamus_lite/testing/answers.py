@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
+
+# Not str.splitlines(), which also knows ends of lines that may stand in the data.
+_LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +22,7 @@ class Event:
     def parse(cls, block: str) -> Event:
         """The event of one block of lines, without the blank line that ends it."""
         name, data = "message", []
-        for line in block.splitlines():
+        for line in _LINE_END.split(block):
             key, _, value = line.partition(":")
             if key == "event":
                 name = value.removeprefix(" ")
