@@ -4,9 +4,11 @@ import ctypes
 import itertools
 import queue
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, RootModel
 
 from thalamus_lite.batching.lane import Hooks, Lane, WrongOutputs, as_list, as_outputs
 from thalamus_lite.devices.streams import NoStreams
@@ -156,6 +158,23 @@ def test_hooks_run_in_turn_and_only_those_that_exist_have_a_time(
     assert model.seen[pre][1] == ((1, 2) if pre else [1, 2])
 
 
+class DataFrame:
+    """As those of pandas and polars are: what it is iterated over by is its columns."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["a", "b"])
+
+
+class Record(BaseModel):
+    a: int
+    b: int
+
+
+class Records(RootModel[list[int]]):
+    def __iter__(self) -> Iterator[int]:  # type: ignore[override]
+        return iter(self.root)
+
+
 @pytest.mark.parametrize(
     ("outputs", "sentence"),
     [
@@ -164,6 +183,10 @@ def test_hooks_run_in_turn_and_only_those_that_exist_have_a_time(
         (b"ab", "bytes, not a list"),
         ({1: 1, 2: 2}, "dict, not a list"),
         (5, "int, not a list"),
+        ({1, 2}, "set, not a list"),
+        (frozenset([1, 2]), "frozenset, not a list"),
+        (DataFrame(), "DataFrame, not a list"),
+        (Record(a=1, b=2), "Record, not a list"),
         ([], "0 outputs for 2"),
         ([1], "1 outputs for 2"),
         ((1,), "1 outputs for 2"),
@@ -176,7 +199,9 @@ def test_what_is_not_one_output_an_input_is_refused(outputs: Any, sentence: str)
         as_outputs(outputs, 2)
 
 
-@pytest.mark.parametrize("outputs", [[1, 2], (1, 2), iter([1, 2]), {1: 0, 2: 0}.keys()])
+@pytest.mark.parametrize(
+    "outputs", [[1, 2], (1, 2), iter([1, 2]), {1: 0, 2: 0}.keys(), Records([1, 2])]
+)
 def test_anything_that_yields_one_output_an_input_will_do(outputs: Any) -> None:
     assert as_outputs(outputs, 2) == [1, 2]
 

@@ -22,8 +22,11 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Mapping
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import BaseModel
 
 from thalamus_lite.batching.times import Times
 from thalamus_lite.model.inspection import declared_hook
@@ -37,6 +40,9 @@ if TYPE_CHECKING:
     Job = Callable[["Lane"], None]
 
 _log = logging.getLogger("thalamus_lite")
+
+
+_NO_LISTS = (type(None), str, bytes, Mapping, set, frozenset)
 
 
 class Ran(NamedTuple):
@@ -234,9 +240,13 @@ def as_list(outputs: Any, most: int | None = None) -> list[Any]:
     """The first ``most`` of what a hook returned.
 
     Raises:
-        WrongOutputs: None, text, a mapping, or what cannot be iterated over.
+        WrongOutputs: None, text, a mapping, a set, a record, or what cannot be iterated over.
     """
-    if outputs is None or isinstance(outputs, str | bytes | dict):
+    # Of what is refused, some can be iterated over: by its letters, its keys, its fields or its
+    # columns, or in an order of its own.
+    kind = type(outputs)
+    fields = isinstance(outputs, BaseModel) and kind.__iter__ is BaseModel.__iter__
+    if isinstance(outputs, _NO_LISTS) or fields or kind.__name__ == "DataFrame":
         raise WrongOutputs(f"the hooks returned {type(outputs).__name__}, not a list of outputs")
     try:
         found = iter(outputs)
