@@ -83,17 +83,23 @@ async def test_delay_comes_before_the_server_hears_of_sigterm(server: list[int])
     drain.uninstall()
 
 
-async def test_second_signal_ends_the_delay_and_its_timer(server: list[int]) -> None:
+async def test_later_signal_ends_the_delay_and_its_timer(
+    server: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("thalamus_lite.serving.drain.ONE_SIGNAL_S", 1800.0)
     service = Service()
     drain = Drain(service, 3600.0)  # type: ignore[arg-type]
     drain.install()
-    drain.delay_s = 0.05
-    # Both before the loop comes round to the first.
+    drain.delay_s = 0.5
+    # Both before the loop comes round to the first: from a supervisor, and from who told it.
     signal.raise_signal(signal.SIGTERM)
+    await signalled(signal.SIGTERM)
+    assert (service.leaving, service.draining, server) == (True, False, [])
+    monkeypatch.setattr("thalamus_lite.serving.drain.ONE_SIGNAL_S", -1.0)
     await signalled(signal.SIGTERM)
     assert service.draining
     assert server == [signal.SIGTERM]
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.6)
     assert server == [signal.SIGTERM]
     drain.uninstall()
 
@@ -167,6 +173,29 @@ async def test_nothing_is_chained_outside_the_main_thread(server: list[int]) -> 
     thread.start()
     thread.join()
     assert signal.getsignal(signal.SIGTERM) is before
+    drain.uninstall()
+
+
+async def test_handlers_are_left_to_pass_signals_on_where_another_thread_ends_the_drain(
+    server: list[int],
+) -> None:
+    service = Service()
+    drain = Drain(service, 1.0)  # type: ignore[arg-type]
+    drain.install()
+    failed: list[BaseException] = []
+
+    def end() -> None:
+        try:
+            drain.uninstall()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    thread.join()
+    assert failed == []
+    await signalled(signal.SIGTERM)
+    assert (server, service.draining) == ([signal.SIGTERM], False)
     drain.uninstall()
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("thalamus_lite")
 
+ONE_SIGNAL_S = 1.0
 CUT_OFF_AFTER_S = 0.5
 FORCE_AFTER_S = 4.0
 
@@ -52,6 +53,7 @@ class Drain:
         self._previous: dict[int, Any] = {}
         self._chained = self._signalled = False
         self._delay: asyncio.TimerHandle | None = None
+        self._announced_at = 0.0
         self._end: asyncio.TimerHandle | None = None
 
     def install(self) -> None:
@@ -72,10 +74,12 @@ class Drain:
         Where somebody has chained ours since, it only passes signals on.
         """
         self._chained = False
-        for number, previous in self._previous.items():
-            # A bound method is a new object at each look, so it is compared by value.
-            if signal.getsignal(number) == self._on_signal:
-                signal.signal(number, previous)
+        # Another thread may end what the main thread has started, and may not set handlers.
+        if threading.current_thread() is threading.main_thread():
+            for number, previous in self._previous.items():
+                # A bound method is a new object at each look, so it is compared by value.
+                if signal.getsignal(number) == self._on_signal:
+                    signal.signal(number, previous)
         for timer in (self._delay, self._end):
             if timer is not None:
                 timer.cancel()
@@ -109,17 +113,21 @@ class Drain:
     def _wait(self, previous: Any, number: int) -> None:
         """Let the balancer see ``/ready`` first.
 
-        A second signal is impatience, and ends the wait.
+        A second signal is impatience, and ends the wait; but not one that comes with the first: a
+        worker is told by its supervisor, and by whoever tells the whole process group.
         """
 
         def go_on() -> None:
             self.begin()
             previous(number, None)
 
+        now = self._loop.time()
         if self._delay is not None:
-            self._delay.cancel()
-            go_on()
+            if now - self._announced_at > ONE_SIGNAL_S:
+                self._delay.cancel()
+                go_on()
             return
+        self._announced_at = now
         self._service.announce_drain()
         _log.info("draining begins in %g s", self.delay_s, extra={"seconds": self.delay_s})
         self._delay = self._loop.call_later(self.delay_s, go_on)
