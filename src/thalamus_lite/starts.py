@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.errors import ThalamusError, Unavailable
+from thalamus_lite.observability.logs import words_of
 from thalamus_lite.serving.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class Starts:
                 self._told = error
                 _log.error("the app failed to start at a request", exc_info=error)
             left_s = self._backoff.left_s(time.monotonic())
-            raise StartupFailed(str(error), retry_after_s=left_s) from error
+            raise StartupFailed(words_of(error), retry_after_s=left_s) from error
 
     def _usable(self) -> Engine | None:
         """The engine, if the running loop can have it or another one runs it.

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.model.decorator import Decorator
+from thalamus_lite.observability.logs import words_of
 from thalamus_lite.settings import read_log_level
 from thalamus_lite.starts import Starts
 
@@ -107,14 +108,14 @@ class Thalamus(Decorator):
         try:
             await self._starts.begin()
         except BaseException as error:
-            await send({"type": "lifespan.startup.failed", "message": _first_line(error)})
+            await send({"type": "lifespan.startup.failed", "message": words_of(error)})
             raise
         await send({"type": "lifespan.startup.complete"})
         await receive()
         try:
             await self._starts.end()
         except BaseException as error:
-            await send({"type": "lifespan.shutdown.failed", "message": _first_line(error)})
+            await send({"type": "lifespan.shutdown.failed", "message": words_of(error)})
             raise
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -124,8 +125,3 @@ class Thalamus(Decorator):
         engine = compose(self.name, self.load_mode, self._registry)
         await engine.start()
         return engine
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -101,7 +101,7 @@ async def test_failed_start_is_told_and_raised_and_can_be_repeated() -> None:
     before = threading.active_count()
     with pytest.raises(OSError, match="no such weights"):
         await app({"type": "lifespan"}, receive, send)
-    assert sent == [{"type": "lifespan.startup.failed", "message": "no such weights"}]
+    assert sent == [{"type": "lifespan.startup.failed", "message": "OSError: no such weights"}]
     async with AsyncClient(app) as client:
         assert (await client.get("/ready")).status == 200
     assert threading.active_count() <= before + 1

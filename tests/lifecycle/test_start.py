@@ -213,7 +213,7 @@ async def test_critical_failure_fails_the_start_with_its_own_error() -> None:
     app.model(model_id="bad")(failing())
     lifespan = Messages(app)
     answer = await lifespan.say("startup")
-    assert answer == {"type": "lifespan.startup.failed", "message": "not today"}
+    assert answer == {"type": "lifespan.startup.failed", "message": "RuntimeError: not today"}
     with pytest.raises(RuntimeError, match="not today"):
         await lifespan.task
     assert app._starts.engine is None

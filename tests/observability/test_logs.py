@@ -24,6 +24,7 @@ from thalamus_lite.observability.logs import (
     log_of_model,
     sentence_of,
     traceback_of,
+    words_of,
 )
 
 if TYPE_CHECKING:
@@ -175,6 +176,24 @@ def test_error_of_ours_is_a_sentence_and_what_it_came_from_a_traceback() -> None
     ours.__cause__ = theirs
     assert traceback_of(outer) is theirs
     assert traceback_of(None) is None
+
+
+def test_error_that_is_its_own_cause_has_no_traceback_to_show() -> None:
+    error = WeightNotFound("there is no file")
+    error.__cause__ = error
+    assert traceback_of(error) is None
+
+
+def test_words_of_an_error_are_one_line_whatever_it_is() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no")
+
+    assert words_of(WeightNotFound("there is no file")) == "there is no file"
+    assert words_of(KeyError("model")) == "KeyError: 'model'"
+    assert words_of(OSError("one\ntwo")) == "OSError: one"
+    assert words_of(ValueError()) == "ValueError"
+    assert words_of(Mute()) == "Mute: <Mute>"
 
 
 def test_line_about_a_model_begins_with_its_key(caplog: pytest.LogCaptureFixture) -> None:

@@ -95,9 +95,12 @@ def traceback_of(error: BaseException | None) -> BaseException | None:
     """What a line shows the traceback of: our own errors say it all in their sentence, what they
     come from may not.
     """
-    while isinstance(error, ThalamusError):
+    seen: set[int] = set()
+    while isinstance(error, ThalamusError) and id(error) not in seen:
+        # `raise error from error` is a mistake that is easily made.
+        seen.add(id(error))
         error = error.__cause__
-    return error
+    return None if isinstance(error, ThalamusError) else error
 
 
 class Throttle:
@@ -146,6 +149,14 @@ def _cut_middle(text: str) -> str:
         return text
     half = MAX_TEXT // 2
     return f"{text[:half]}\n… ({len(text)} characters)\n{text[-half:]}"
+
+
+def words_of(error: BaseException) -> str:
+    """What a caller is told of an error: our own sentence, or its class and what it says."""
+    text = " ".join(_words(error).splitlines()[:1])
+    if isinstance(error, ThalamusError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _words(value: object) -> str:
