@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -224,6 +225,24 @@ def test_deleted_file_takes_its_keys_with_it(key_file: Path, make_request: Make)
     key_file.write_bytes(content)
     clock.pass_recheck()
     assert passes(tested, (KEY, b"one"), make=make_request)
+
+
+def test_server_without_descriptors_keeps_the_keys_that_it_knows(
+    key_file: Path, make_request: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    tested = gate(clock, api_key_file=key_file)
+    rewrite(key_file, b"fresh\n")
+
+    def none_left(self: Path) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", none_left)
+        clock.pass_recheck()
+        assert passes(tested, (KEY, b"one"), make=make_request)
+    clock.pass_recheck()
+    assert passes(tested, (KEY, b"fresh"), make=make_request)
 
 
 def test_file_that_is_empty_closes_the_server(tmp_path: Path, make_request: Make) -> None:

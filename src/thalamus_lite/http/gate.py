@@ -7,6 +7,7 @@ how keys are rotated.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from hmac import compare_digest
@@ -26,6 +27,9 @@ _log = logging.getLogger("thalamus_lite")
 
 RECHECK_S = 1.0
 """How often a key file's change is looked for."""
+
+# No descriptor or memory to look with says nothing of the file.
+_TROUBLE_OF_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 _SINGLE = frozenset({b"x-api-key", b"authorization"})
 
@@ -53,7 +57,9 @@ class KeyFile:
             had = bool(self._keys)
             try:
                 self._read()
-            except OSError:
+            except OSError as error:
+                if error.errno in _TROUBLE_OF_OURS:
+                    return self._keys
                 # A file that is gone takes its keys with it: revoking by deleting must work.
                 self._keys = ()
                 self._stamp = None
