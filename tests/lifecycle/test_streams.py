@@ -22,6 +22,7 @@ from lifecycle_kit import (
 
 from thalamus_lite import Thalamus
 from thalamus_lite.batching.channel import LIMIT
+from thalamus_lite.errors import Draining
 from thalamus_lite.testing import AsyncClient
 
 SSE = {"Accept": "text/event-stream"}
@@ -384,6 +385,27 @@ async def test_postprocess_that_returns_no_list_is_a_model_error(kind: str, resu
     class OnLoop(Hooks):
         async def predict(self, inputs: list[In]) -> AsyncIterator[Out]:
             yield Out(text="x")
+
+    app.model(model_id="m")(InLane if kind == "lane" else OnLoop)
+    async with AsyncClient(app) as client:
+        answer = await client.post("/predict", json=body("a"))
+        assert (answer.status, answer.json()["code"]) == (500, "model_error")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_error_of_ours_that_a_hook_raises_is_the_models(kind: str) -> None:
+    """Neither status nor body are a hook's to choose."""
+    app = Thalamus()
+
+    class InLane:
+        def predict(self, inputs: list[In]) -> Iterator[Out]:
+            raise Draining
+            yield
+
+    class OnLoop:
+        async def predict(self, inputs: list[In]) -> AsyncIterator[Out]:
+            raise Draining
+            yield
 
     app.model(model_id="m")(InLane if kind == "lane" else OnLoop)
     async with AsyncClient(app) as client:

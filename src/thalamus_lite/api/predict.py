@@ -131,9 +131,10 @@ class PredictRoute:
                     yield b"".join([b"data: %b\n\n" % item for item in items])
                 items = await anext(stream, None)
             latency_s = time.monotonic() - pending.received
-            pending.group.answered(pending, latency_s)
             meta = _meta(spec, pending, latency_s, self._written.of(pending)[0])
             yield b"event: done\ndata: %b\n\n" % meta
+            # Not before: a client may leave, or be cut off, with all but the end.
+            pending.group.answered(pending, latency_s)
         except ThalamusError as error:
             self._service.refused(spec, error)
             raise

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.batching.alarm import Alarm
+from thalamus_lite.batching.channel import ReaderStalled
 from thalamus_lite.batching.disconnects import Disconnects
 from thalamus_lite.batching.execution import bare, run_in_lane, run_on_loop, tell
 from thalamus_lite.batching.streaming import stream_in_lane, stream_on_loop
@@ -230,10 +231,8 @@ class Batcher:
         # What its reader took is not the model's. Nothing is learned from it.
         self.scheduler.done(batch, now, ran=0, took_s=pending.times.seconds)
         self._lane_done(batch, group, now)
-        wrapped: ThalamusError | None = None
-        if isinstance(error, ThalamusError):
-            wrapped = error
-        elif error is not None:
+        wrapped = error if isinstance(error, ModelError | ReaderStalled) else None
+        if error is not None and wrapped is None:
             wrapped = ModelError(f"{group.key} failed: {type(error).__name__}")
             wrapped.__cause__ = error
         self._finish(pending, wrapped)
