@@ -226,8 +226,13 @@ class Engine:
 
     async def _watch_lanes(self) -> None:
         limit_s = self.parts.settings.watchdog_s
+        pause_s = min(max(limit_s / 4, 0.01), 5.0)
         while True:
-            await asyncio.sleep(min(max(limit_s / 4, 0.01), 5.0))
+            slept_from = time.monotonic()
+            await asyncio.sleep(pause_s)
+            if time.monotonic() - slept_from > pause_s + limit_s / 2:
+                # The whole process stood still, and its lanes with it.
+                continue
             self.service.batcher.check_lanes(limit_s)
             for runtime in self.service.runtimes.values():
                 runtime.check_hooks(limit_s)
