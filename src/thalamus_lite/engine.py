@@ -27,6 +27,7 @@ from thalamus_lite.serving.service import Service
 from thalamus_lite.serving.snapshot import Snapshots
 from thalamus_lite.serving.states import State
 from thalamus_lite.serving.threads import in_thread
+from thalamus_lite.serving.watchdog import watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -109,7 +110,7 @@ class Engine:
         self.drain.on_stuck = self._end_anyway
         try:
             await self._check_devices()
-            self._spawn(self._watch_lanes())
+            self._spawn(watch(self.parts.settings.watchdog_s, self._check_progress))
             self._spawn(self.snapshots.keep_fresh())
             if self.parts.load_mode != "lazy":
                 loads = {runtime: runtime.start() for runtime in self.service.runtimes.values()}
@@ -158,7 +159,7 @@ class Engine:
         self.drain.rebind(loop)
         self._stopping = asyncio.Event()
         self.drain.on_begin = self._stopping.set
-        self._spawn(self._watch_lanes())
+        self._spawn(watch(self.parts.settings.watchdog_s, self._check_progress))
         self._spawn(self.snapshots.keep_fresh())
         self._spawn(self._retry())
         return True
@@ -224,18 +225,10 @@ class Engine:
                     runtime.start()
             await asyncio.sleep(RETRY_LOOK_S)
 
-    async def _watch_lanes(self) -> None:
-        limit_s = self.parts.settings.watchdog_s
-        pause_s = min(max(limit_s / 4, 0.01), 5.0)
-        while True:
-            slept_from = time.monotonic()
-            await asyncio.sleep(pause_s)
-            if time.monotonic() - slept_from > pause_s + limit_s / 2:
-                # The whole process stood still, and its lanes with it.
-                continue
-            self.service.batcher.check_lanes(limit_s)
-            for runtime in self.service.runtimes.values():
-                runtime.check_hooks(limit_s)
+    def _check_progress(self, limit_s: float) -> None:
+        self.service.batcher.check_lanes(limit_s)
+        for runtime in self.service.runtimes.values():
+            runtime.check_hooks(limit_s)
 
     def _end_anyway(self, force: Callable[[], None]) -> None:
         """The server does not come to its end: give all back now, and then end it."""
