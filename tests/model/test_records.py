@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable  # noqa: TC003  # in the parameters of a test
 from dataclasses import dataclass
 from datetime import date, datetime  # resolved by pydantic
@@ -534,6 +535,46 @@ def test_serializer_that_drops_a_nan_is_believed() -> None:
 class Unserialisable(BaseModel):
     model_config = ConfigDict(arbitrary_types_allowed=True)
     thing: Any
+
+
+@pytest.mark.parametrize("part", ["validator", "property", "serializer"])
+def test_exit_in_an_output_type_is_the_models_fault(part: str) -> None:
+    class Exits(BaseModel):
+        x: int = 1
+
+        @field_validator("x")
+        @classmethod
+        def _check(cls, value: int) -> int:
+            return sys.exit("secret") if part == "validator" else value
+
+        @computed_field  # type: ignore[prop-decorator]
+        @property
+        def y(self) -> int:
+            return sys.exit("secret") if part == "property" else self.x
+
+        @field_serializer("x")
+        def _write(self, value: int) -> int:
+            return sys.exit("secret") if part == "serializer" else value
+
+    output = {"x": 1} if part == "validator" else Exits.model_construct(x=1)
+    for made in ([output], [output, output]):
+        with pytest.raises(ModelError, match="an output of m cannot be serialised") as caught:
+            outputs(Exits).dump(made)
+        assert "secret" not in str(caught.value)
+
+
+def test_output_that_is_refused_without_words_is_the_models_fault() -> None:
+    class Silent(BaseModel):
+        x: int
+
+        @field_validator("x")
+        @classmethod
+        def _check(cls, value: int) -> int:
+            custom()
+            return value
+
+    with pytest.raises(ModelError, match="an output of m does not fit the output type"):
+        outputs(Silent).dump([{"x": 1}])
 
 
 def loop() -> Any:

@@ -176,12 +176,12 @@ class RecordType:
         except ModelError:
             raise
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            first = details(error, ())[0]
             raise ModelError(
                 f"an output of {self._owner} does not fit the output type: {first['type']} at"
                 f" {first['loc']}"
             ) from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelError(
                 f"an output of {self._owner} cannot be serialised: {type(error).__name__}"
             ) from error
