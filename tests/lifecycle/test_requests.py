@@ -1,6 +1,8 @@
 """Requests in the queue: those who leave, who are late, that are split, that are merged."""
 
 import asyncio
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -219,3 +221,63 @@ async def test_sync_hooks_of_a_coroutine_model_run_in_its_lane() -> None:
         meta = answer.json()["meta"]
         assert meta["preprocessing_ms"] is not None
         assert meta["postprocessing_ms"] is not None
+
+
+async def test_decorated_predict_runs_where_its_decorators_can_be_called() -> None:
+    def passed_on(function: Any) -> Any:
+        @functools.wraps(function)
+        def wrapper(*arguments: Any) -> Any:
+            return function(*arguments)
+
+        return wrapper
+
+    def run(function: Any) -> Any:
+        @functools.wraps(function)
+        def wrapper(*arguments: Any) -> Any:
+            return asyncio.run(function(*arguments))
+
+        return wrapper
+
+    def listed(function: Any) -> Any:
+        @functools.wraps(function)
+        def wrapper(*arguments: Any) -> Any:
+            return list(function(*arguments))
+
+        return wrapper
+
+    def off_loop(function: Any) -> Any:
+        @functools.wraps(function)
+        async def wrapper(*arguments: Any) -> Any:
+            return await asyncio.to_thread(function, *arguments)
+
+        return wrapper
+
+    async def awaits(self: Any, inputs: list[In]) -> list[Out]:
+        await asyncio.sleep(0)
+        loops.append(asyncio.get_running_loop())
+        return [Out(text=item.text) for item in inputs]
+
+    def yields(self: Any, inputs: list[In]) -> Iterator[Out]:
+        for item in inputs:
+            yield Out(text=item.text)
+
+    def returns(self: Any, inputs: list[In]) -> list[Out]:
+        return [Out(text=item.text) for item in inputs]
+
+    loops: list[asyncio.AbstractEventLoop] = []
+    app = Thalamus()
+    models = {
+        "passed_on": passed_on(awaits),
+        "run": run(awaits),
+        "listed": listed(yields),
+        "passed_on_stream": passed_on(yields),
+        "off_loop": off_loop(returns),
+        "both": passed_on(off_loop(returns)),
+    }
+    for model_id, predict in models.items():
+        app.model(model_id=model_id, max_batch_size=4)(type("Model", (), {"predict": predict}))
+    async with AsyncClient(app) as client:
+        for model_id in models:
+            answer = await client.post("/predict", json=body("a", "b", model=model_id))
+            assert answers(answer) == ["a", "b"], model_id
+    assert [loop is asyncio.get_running_loop() for loop in loops] == [True, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import typing
 from collections.abc import (
@@ -378,6 +379,95 @@ def test_kind_is_seen_through_a_decorator() -> None:
             return []
 
     assert read_hooks(Model, "m").kind is PredictKind.ASYNC
+
+
+def plain(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(self: Any, inputs: Any) -> Any:
+        return function(self, inputs)
+
+    return wrapper
+
+
+def listing(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(self: Any, inputs: Any) -> Any:
+        return list(function(self, inputs))
+
+    return wrapper
+
+
+def off_loop(function: Any) -> Any:
+    @functools.wraps(function)
+    async def wrapper(self: Any, inputs: Any) -> Any:
+        return await asyncio.to_thread(function, self, inputs)
+
+    return wrapper
+
+
+def one_by_one(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(self: Any, inputs: Any) -> Any:
+        yield from function(self, inputs)
+
+    return wrapper
+
+
+def returns(self: Any, inputs: Any) -> Any: ...
+
+
+def yields(self: Any, inputs: Any) -> Any:
+    yield
+
+
+async def awaits(self: Any, inputs: Any) -> Any: ...
+
+
+async def streams(self: Any, inputs: Any) -> Any:
+    yield
+
+
+@pytest.mark.parametrize(
+    ("predict", "kind", "batched"),
+    [
+        (plain(returns), PredictKind.SYNC, PredictKind.SYNC),
+        (plain(awaits), PredictKind.ASYNC, PredictKind.ASYNC),
+        (plain(yields), PredictKind.STREAM, PredictKind.SYNC),
+        (plain(streams), PredictKind.ASYNC_STREAM, PredictKind.ASYNC_STREAM),
+        (off_loop(returns), PredictKind.ASYNC, PredictKind.ASYNC),
+        (off_loop(listing(yields)), PredictKind.ASYNC, PredictKind.ASYNC),
+        (plain(off_loop(returns)), PredictKind.ASYNC, PredictKind.ASYNC),
+        (one_by_one(returns), PredictKind.STREAM, PredictKind.STREAM),
+        (one_by_one(listing(yields)), PredictKind.STREAM, PredictKind.STREAM),
+        (yields, PredictKind.STREAM, PredictKind.STREAM),
+    ],
+)
+def test_outermost_function_that_says_its_kind_tells_it(
+    predict: Any, kind: PredictKind, batched: PredictKind
+) -> None:
+    cls = type("Model", (), {"predict": predict})
+    assert read_hooks(cls, "m").kind is kind
+    assert read_hooks(cls, "m", merges=True).kind is batched
+
+
+@pytest.mark.parametrize("annotation", [list[Out], Iterator[Out], Iterable[Out]], ids=str)
+def test_annotation_may_speak_of_the_function_or_of_what_its_decorator_makes_of_it(
+    annotation: Any,
+) -> None:
+    class Listed:
+        @listing
+        def predict(self, inputs: list[In]) -> annotation:
+            yield
+
+    class Streamed:
+        @one_by_one
+        def predict(self, inputs: list[In]) -> annotation:
+            return inputs
+
+    for cls, merges in ((Listed, True), (Streamed, False)):
+        hooks = read_hooks(cls, "m", merges)
+        names = {"annotation": annotation}
+        assert [tell() for tell in infer_types(cls, hooks, "m", names)] == [In, Out]
 
 
 def test_hooks_are_what_the_class_has() -> None:

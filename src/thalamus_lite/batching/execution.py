@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import time
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,10 @@ async def _pass_on_loop(lane: Lane, hooks: Hooks, inputs: list[Any]) -> Ran:
         prepared = await call(lane, preprocess, inputs)
         pre_s = clock() - start
     predict_start = clock()
-    outputs = await hooks.predict(prepared)
+    if hooks.hidden:
+        outputs = await _call_hidden(lane, hooks.predict, prepared)
+    else:
+        outputs = await hooks.predict(prepared)
     predicted_at = clock()
     if (postprocess := hooks.postprocess) is None:
         listed = as_outputs(outputs, count)
@@ -168,6 +172,14 @@ async def call(lane: Lane, function: Callable[..., Any], *arguments: Any) -> Any
     finally:
         # The error it may have raised knows this frame.
         del future
+
+
+async def _call_hidden(lane: Lane, predict: Callable[[Any], Any], prepared: Any) -> Any:
+    """An ``async def predict`` below a plain decorator, which may hand its coroutine on, or run it
+    to the end in an event loop of its own, and for that it must not be called on this one.
+    """
+    made = await call(lane, predict, prepared)
+    return await made if inspect.isawaitable(made) else made
 
 
 async def run_job(lane: Lane, work: Callable[[Lane], Any]) -> Any:

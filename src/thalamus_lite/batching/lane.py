@@ -160,10 +160,12 @@ class Hooks:
     Each is looked up when it is needed: an instance may exchange them, as for a compiled one.
     """
 
-    __slots__ = ("_instance",)
+    __slots__ = ("_instance", "hidden")
 
-    def __init__(self, instance: Model) -> None:
+    def __init__(self, instance: Model, hidden: bool = False) -> None:
         self._instance = instance
+        # Whether an ``async def predict`` is below a plain decorator.
+        self.hidden = hidden
 
     @property
     def preprocess(self) -> Callable[[list[Any]], Any] | None:

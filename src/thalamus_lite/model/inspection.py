@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _SEQUENCES = (list, tuple, abc.Sequence, abc.Iterable, abc.Collection, abc.MutableSequence)
-_STREAMS = (
+_STREAMS: tuple[Any, ...] = (
     abc.Iterator,
     abc.Iterable,
     abc.Generator,
@@ -52,8 +52,9 @@ class Hooks:
     ready: bool
 
 
-def read_hooks(cls: type, name: str) -> Hooks:
-    """
+def read_hooks(cls: type, name: str, merges: bool = False) -> Hooks:
+    """``merges``: the model is declared to batch.
+
     Raises:
         TypeError: no ``predict``, an async hook that must be sync, one that cannot be called as it
             will be, or an ``is_ready`` that is a method, and so always true.
@@ -68,7 +69,7 @@ def read_hooks(cls: type, name: str) -> Hooks:
         raise TypeError(f"{name}: is_ready must be a property: write @property above it")
     check_signatures(cls, name)
     return Hooks(
-        kind=_kind(cls.predict),  # type: ignore[attr-defined]
+        kind=_kind(cls.predict, merges),  # type: ignore[attr-defined]
         preprocess=callable(getattr(cls, "preprocess", None)),
         postprocess=callable(getattr(cls, "postprocess", None)),
         ready=hasattr(cls, "is_ready"),
@@ -94,8 +95,23 @@ def declared_hook(instance: Any, name: str) -> Callable[..., Any] | None:
     return hook_of(instance, name)
 
 
-def _kind(predict: Callable[..., Any]) -> PredictKind:
-    function = inspect.unwrap(predict)
+def _kind(predict: Callable[..., Any], merges: bool) -> PredictKind:
+    """Of the outermost function, below plain decorators, that says itself what calling it gives.
+
+    A plain decorator may hand that on or use it up, a list of what is yielded: a model that is
+    declared to batch does not mean to stream.
+    """
+    kind = _own_kind(inspect.unwrap(predict, stop=_says_its_kind))
+    if kind is PredictKind.STREAM and merges and not _says_its_kind(predict):
+        return PredictKind.SYNC
+    return kind
+
+
+def _says_its_kind(function: Callable[..., Any]) -> bool:
+    return _own_kind(function) is not PredictKind.SYNC
+
+
+def _own_kind(function: Callable[..., Any]) -> PredictKind:
     if inspect.isasyncgenfunction(function):
         return PredictKind.ASYNC_STREAM
     if inspect.isgeneratorfunction(function):
@@ -128,7 +144,12 @@ def infer_types(
     def output_type() -> Any:
         annotation = _annotation(cls, last, "return", name, local_names)
         streams = hooks.kind.streams and last == "predict"
-        found = _element(annotation, _STREAMS if streams else _SEQUENCES)
+        # The annotation is that of the decorated function, which may be of another kind.
+        yields = last == "predict" and _own_kind(inspect.unwrap(cls.predict)).streams  # type: ignore[attr-defined]
+        containers = _STREAMS if streams or yields else ()
+        if not (streams and yields):
+            containers += _SEQUENCES
+        found = _element(annotation, containers)
         if found is None and last == "predict" and not streams and _is_stream(annotation):
             awaited = hooks.kind is PredictKind.ASYNC
             how = "async for x in self.stream(inputs): yield x"
@@ -191,7 +212,7 @@ def _annotation(
         ) from error
 
 
-def _element(annotation: Any, containers: tuple[type, ...]) -> Any:
+def _element(annotation: Any, containers: tuple[Any, ...]) -> Any:
     """``list[X]`` → ``X``; None for what names no element type."""
     while True:
         origin = typing.get_origin(annotation)

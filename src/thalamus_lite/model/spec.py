@@ -202,7 +202,7 @@ def read_spec(
         ) from None
     if declaration.description is not None and not isinstance(declaration.description, str):
         raise ValueError(f"{model_id}: description must be text")
-    hooks = read_hooks(cls, model_id)
+    hooks = read_hooks(cls, model_id, policy.merges)
     if hooks.kind.streams and policy.merges:
         raise ValueError(
             f"{model_id}: a model that yields is never batched: leave max_batch_size out"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from thalamus_lite.batching.execution import clear_frames, run_job
 from thalamus_lite.batching.group import LaneGroup
 from thalamus_lite.batching.lane import Hooks, Lane
 from thalamus_lite.batching.queue import QueuePolicy
-from thalamus_lite.model.inspection import hook_of
+from thalamus_lite.model.inspection import PredictKind, hook_of
 from thalamus_lite.serving.threads import in_thread
 from thalamus_lite.serving.warmup import warm_up
 
@@ -149,9 +150,13 @@ async def _build(context: Context, loaded: Loaded, weights: dict[str, Path]) -> 
             for first in range(0, len(loaded.lanes), count)
         )
     )
+    # Below a plain decorator, which would have to be called to know what it gives.
+    hidden = spec.hooks.kind is PredictKind.ASYNC and not inspect.iscoroutinefunction(
+        spec.cls.predict
+    )
     hooks: list[Hooks] = []
     for instance in loaded.instances:
-        hooks += [Hooks(instance)] * count
+        hooks += [Hooks(instance, hidden)] * count
     return hooks
 
 
