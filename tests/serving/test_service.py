@@ -1,6 +1,7 @@
 """The use cases behind the routes and what the probes are told, where no other test passes by."""
 
 import asyncio
+import functools
 import time
 import weakref
 from decimal import Decimal, localcontext
@@ -197,6 +198,38 @@ async def test_context_in_which_the_app_started_is_that_of_its_hooks(asynchronou
         context.prec = 5
         async with AsyncClient(app) as client:
             assert answers(await client.post("/predict", json=body("x"))) == ["0.33333"]
+
+
+async def test_hook_that_only_returns_a_coroutine_has_not_run(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def logged(function: Any) -> Any:
+        @functools.wraps(function)
+        def wrapper(*arguments: Any) -> Any:
+            return function(*arguments)
+
+        return wrapper
+
+    app = Thalamus(load="lazy")
+
+    @app.model(model_id="loads", version="1")
+    class Loads(Echo):
+        @logged
+        async def load(self, weights: dict[str, Path], device: str) -> None: ...
+
+    @app.model(model_id="unloads", version="1")
+    class Unloads(Echo):
+        @logged
+        async def unload(self) -> None: ...
+
+    async with AsyncClient(app) as client:
+        refused = await client.post("/predict", json=body("x", model="loads"))
+        assert (refused.status, refused.json()["code"]) == (503, "model_load_failed")
+        assert answers(await client.post("/predict", json=body("x", model="unloads"))) == ["x"]
+        assert (await client.post("/models/unloads/unload")).json()["unloaded"] is True
+    for hook in ("load", "unload"):
+        sentence = f"{hook}s: {hook}() must be a plain function; only predict may be async"
+        assert sentence in caplog.text
 
 
 async def test_capacity_hook_speaks_for_its_model_and_nonsense_is_an_error() -> None:

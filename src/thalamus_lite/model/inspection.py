@@ -64,7 +64,7 @@ def read_hooks(cls: type, name: str, merges: bool = False) -> Hooks:
     for hook in ("load", "preprocess", "postprocess", "unload", "capacity"):
         function = getattr(cls, hook, None)
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(f"{name}: {hook}() must be a plain function; only predict may be async")
+            raise _not_plain(hook, name)
     if inspect.isroutine(getattr(cls, "is_ready", None)):
         raise TypeError(f"{name}: is_ready must be a property: write @property above it")
     check_signatures(cls, name)
@@ -93,6 +93,22 @@ def declared_hook(instance: Any, name: str) -> Callable[..., Any] | None:
     if not callable(getattr(type(instance), name, None)):
         return None
     return hook_of(instance, name)
+
+
+def check_ran(result: Any, hook: str, name: str) -> None:
+    """What a hook returned: a coroutine, of a decorated ``async def``, has not run.
+
+    Raises:
+        TypeError: it would have to be awaited.
+    """
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise _not_plain(hook, name)
+
+
+def _not_plain(hook: str, name: str) -> TypeError:
+    return TypeError(f"{name}: {hook}() must be a plain function; only predict may be async")
 
 
 def _kind(predict: Callable[..., Any], merges: bool) -> PredictKind:

@@ -16,7 +16,7 @@ from thalamus_lite.batching.execution import clear_frames, run_job
 from thalamus_lite.batching.group import LaneGroup
 from thalamus_lite.batching.lane import Hooks, Lane
 from thalamus_lite.batching.queue import QueuePolicy
-from thalamus_lite.model.inspection import PredictKind, hook_of
+from thalamus_lite.model.inspection import PredictKind, check_ran, hook_of
 from thalamus_lite.serving.threads import in_thread
 from thalamus_lite.serving.warmup import warm_up
 
@@ -167,7 +167,7 @@ async def _construct(spec: ModelSpec, lanes: list[Lane], weights: dict[str, Path
         instance = spec.cls()
         load_hook = hook_of(instance, "load")
         if load_hook is not None:
-            load_hook(weights, lanes[0].device)
+            check_ran(load_hook(weights, lanes[0].device), "load", spec.id)
         made.append(instance)
 
     event = await run_job(lanes[0], lambda lane: lane.load(work))

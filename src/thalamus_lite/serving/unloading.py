@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.batching.execution import clear_frames, run_job
 from thalamus_lite.batching.lane import outlive
-from thalamus_lite.model.inspection import hook_of
+from thalamus_lite.model.inspection import check_ran, hook_of
 from thalamus_lite.observability.logs import log_of_model
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ async def unload(loaded: Loaded, context: Context) -> None:
         context.batcher.remove(group)
         lanes = loaded.first_lanes()
         for lane, instance in zip(lanes, loaded.instances, strict=True):
-            await _log_errors(run_job(lane, functools.partial(_run_unload, instance)), loaded)
-            del instance
+            job = functools.partial(_run_unload, instance, loaded.spec.id)
+            await _log_errors(run_job(lane, job), loaded)
+            del instance, job
         alive = loaded.forget_instances()
         for lane in lanes:
             await _log_errors(run_job(lane, functools.partial(_free_memory, alive)), loaded)
@@ -44,13 +45,13 @@ async def unload(loaded: Loaded, context: Context) -> None:
         raise
 
 
-def _run_unload(instance: Any, lane: Lane) -> None:
+def _run_unload(instance: Any, name: str, lane: Lane) -> None:
     unload_hook = hook_of(instance, "unload")
     if unload_hook is None:
         return
     with lane.open_stream() as stream:
         try:
-            unload_hook()
+            check_ran(unload_hook(), "unload", name)
         finally:
             outlive(stream)
 
