@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import sys
+import typing
 from collections.abc import Callable  # noqa: TC003  # in the parameters of a test
 from dataclasses import dataclass
 from datetime import date, datetime  # resolved by pydantic
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
@@ -63,6 +64,37 @@ def test_model_of_pydantic_1_is_refused() -> None:
         assert str(caught.value) == (
             f"m: the {side} type Old is a pydantic.v1 model: derive it from pydantic.BaseModel"
         )
+
+
+class Standard(typing.TypedDict):
+    x: int
+
+
+@pytest.mark.parametrize("kind", [Standard, dict[str, Standard]], ids=str)
+def test_typed_dict_that_pydantic_cannot_read_is_told_which_one_it_can(kind: Any) -> None:
+    if sys.version_info >= (3, 12):
+        RecordType(kind, "m", "input")
+        return
+    with pytest.raises(TypeError) as caught:
+        RecordType(kind, "m", "input")
+    assert str(caught.value) == (
+        f"m: the input type {kind!r} is or holds a typing.TypedDict: before Python 3.12, use"
+        " typing_extensions.TypedDict"
+    )
+
+
+class One(BaseModel):
+    kind: int
+
+
+class Two(BaseModel):
+    kind: int
+
+
+def test_type_that_pydantic_refuses_names_its_model() -> None:
+    union = Annotated[One | Two, Field(discriminator="kind")]
+    with pytest.raises(TypeError, match="m: pydantic cannot read the output type"):
+        RecordType(union, "m", "output")
 
 
 def refused(kind: Any, values: list[Any]) -> list[dict[str, Any]]:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import (
     PydanticInvalidForJsonSchema,
-    PydanticSchemaGenerationError,
     PydanticUndefinedAnnotation,
+    PydanticUserError,
 )
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -75,7 +75,12 @@ class RecordType:
                 if isinstance(kind, str):
                     raise TypeError(kind)
                 TypeAdapter(kind)
-            except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, TypeError) as error:
+            except (PydanticUserError, PydanticUndefinedAnnotation, TypeError) as error:
+                if getattr(error, "code", None) == "typed-dict-version":
+                    raise TypeError(
+                        f"{owner}: the {side} type {kind!r} is or holds a typing.TypedDict: before"
+                        " Python 3.12, use typing_extensions.TypedDict"
+                    ) from error
                 raise TypeError(
                     f"{owner}: pydantic cannot read the {side} type {kind!r}: use a BaseModel, a"
                     f" dataclass, a TypedDict or a plain type, or pass {side}_type="
