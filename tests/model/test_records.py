@@ -424,6 +424,31 @@ def test_instance_is_written_by_its_own_class() -> None:
     )
 
 
+@dataclass
+class Place(Point):
+    name: str = "own"
+
+
+@pydantic_dataclass
+class CheckedPlace(Checked):
+    part: Place | None = None
+
+
+class Unmarked(Point):
+    pass
+
+
+def test_instance_of_a_dataclass_is_written_by_its_own_class_too() -> None:
+    assert outputs(Point).dump([Place(1.0, 2.0), Point(3.0, 4.0), Unmarked(5.0, 6.0)]) == (
+        b'{"x":1.0,"y":2.0,"name":"own"},{"x":3.0,"y":4.0},{"x":5.0,"y":6.0}'
+    )
+    assert outputs(Checked).dump([CheckedPlace(1, Place(1.0, 2.0))]) == (
+        b'{"x":1,"part":{"x":1.0,"y":2.0,"name":"own"}}'
+    )
+    with pytest.raises(ModelError, match="a float that is not finite"):
+        outputs(Point).dump([Place(1.0, math.nan)])
+
+
 def test_anything_else_is_validated_into_the_output_type() -> None:
     assert outputs(Out).dump([{"name": "a", "score": "2"}]) == b'{"name":"a","score":2.0}'
 

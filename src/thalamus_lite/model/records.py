@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -29,6 +29,8 @@ from thalamus_lite.errors import ModelError, ValidationFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from pydantic_core import SchemaSerializer
 
 MAX_DETAILS = 50
 MAX_MESSAGE = 300
@@ -70,6 +72,7 @@ class RecordType:
                 " pydantic.BaseModel"
             )
         self._is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
+        self._is_dataclass = isinstance(kind, type) and dataclasses.is_dataclass(kind)
         if not self._is_model:
             try:
                 if isinstance(kind, str):
@@ -169,6 +172,8 @@ class RecordType:
             else:
                 serializer = self.one.serializer
                 output = self.one.validator.validate_python(output)
+                if self._is_dataclass and type(output) is not self.kind:
+                    serializer = _serializer(type(output))  # type: ignore[arg-type]
             written: bytes = serializer.to_json(output, warnings=False)
             # Not `in`, which looks for a number first.
             if written.find(b"null") >= 0:
@@ -214,6 +219,11 @@ def details(error: ValidationError, prefix: tuple[str, ...]) -> list[dict[str, A
         }
         for item in found[:MAX_DETAILS]
     ]
+
+
+@lru_cache
+def _serializer(kind: type) -> SchemaSerializer:
+    return TypeAdapter(kind).serializer
 
 
 def _is_of_pydantic_1(kind: Any) -> bool:
