@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator  # noqa: TC003  # resolved at registration
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from thalamus_lite import FileWeight, HFWeight, HTTPWeight, S3Weight, Thalamus
 from thalamus_lite.model.spec import BatchPolicy, ModelSpec
@@ -236,6 +237,66 @@ def test_examples_are_validated_and_shown() -> None:
     spec = register(examples=[{"x": 1}, Number(x=2)])
     assert spec.examples == (Number(x=1), Number(x=2))
     assert spec.schema["examples"] == [{"x": 1}, {"x": 2}]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+    day: date
+    count: int = 0
+    anything: Any = None
+
+
+class Stricter(Strict):
+    pass
+
+
+STRICT_DAY = Strict(day=date(2024, 2, 29))
+
+
+@pytest.mark.parametrize(
+    ("kind", "examples", "read"),
+    [
+        (Strict, [{"day": "2024-02-29"}], [STRICT_DAY]),
+        (Strict, [{"day": date(2024, 2, 29)}], [STRICT_DAY]),
+        (Strict, [{"day": "2024-02-29"}, STRICT_DAY], [STRICT_DAY, STRICT_DAY]),
+        (Strict, [Stricter(day=date(2024, 2, 29))], [Stricter(day=date(2024, 2, 29))]),
+        (list[Strict], [[STRICT_DAY], [{"day": "2024-02-29"}]], [[STRICT_DAY], [STRICT_DAY]]),
+        (int | None, [None, "5"], [None, 5]),
+    ],
+)
+def test_example_is_an_instance_or_read_as_a_request_is(
+    kind: Any, examples: list[Any], read: list[Any]
+) -> None:
+    assert register(input_type=kind, output_type=Any, examples=examples).examples == tuple(read)
+
+
+def test_example_that_only_python_can_hold_is_taken_where_its_type_takes_it() -> None:
+    thing = object()
+    spec = register(
+        input_type=Strict,
+        output_type=Any,
+        examples=[{"day": date(2024, 2, 29), "anything": thing}],
+    )
+    assert spec.examples is not None
+    assert spec.examples[0].anything is thing
+
+
+@pytest.mark.parametrize(
+    ("example", "says"),
+    [
+        ({"day": "2024-02-29", "count": "5"}, "'count'] does not fit the input type: Input should"),
+        ({"day": "2024-02-30"}, "'day'] does not fit the input type: Input should be a valid date"),
+        ({"day": object()}, "'day'] does not fit the input type: Input should be a valid date"),
+        (5, "] does not fit the input type: Input should be an object"),
+    ],
+    ids=str,
+)
+def test_example_of_a_strict_type_that_no_request_may_send_is_refused(
+    example: Any, says: str
+) -> None:
+    with pytest.raises(ValueError, match=r"Default: \['examples', 1") as caught:
+        register(input_type=Strict, output_type=Any, examples=[STRICT_DAY, example])
+    assert says in str(caught.value)
 
 
 def test_description_of_the_decorator_wins() -> None:

@@ -12,6 +12,7 @@ from packaging.version import Version
 from pydantic import ValidationError
 
 from thalamus_lite.devices.device import DeviceRequest
+from thalamus_lite.errors import ValidationFailed
 from thalamus_lite.model.inspection import Hooks, PredictKind, infer_types, read_hooks
 from thalamus_lite.model.records import RecordType, details
 from thalamus_lite.weights.sources import FileWeight, HFWeight, HTTPWeight, S3Weight
@@ -245,16 +246,36 @@ def _read_examples(
 ) -> tuple[Any, ...] | None:
     if examples is None:
         return None
-    try:
-        valid = inputs.many.validate_python(list(examples))
-    except ValidationError as error:
-        first = details(error, ("examples",))[0]
-        raise ValueError(
-            f"{model_id}: {first['loc']} does not fit the input type: {first['msg']}"
-        ) from None
+    valid: list[Any] = []
+    for number, example in enumerate(examples):
+        try:
+            valid.append(_read_example(example, inputs))
+        except ValidationFailed as error:
+            first = error.details[0]
+            place = ["examples", number, *first["loc"][2:]]
+            raise ValueError(
+                f"{model_id}: {place} does not fit the input type: {first['msg']}"
+            ) from None
     if not valid:
         raise ValueError(f"{model_id}: examples is empty: leave it out, or give at least one")
     return tuple(valid)
+
+
+def _read_example(example: Any, inputs: RecordType) -> Any:
+    """As it would be in a request; where that cannot be, such as a date in a dict, as in Python."""
+    refused: ValidationFailed | None = None
+    if inputs.kind not in type(example).__mro__:
+        try:
+            return inputs.validate([example])[0]
+        except ValidationFailed as error:
+            refused = error
+    try:
+        return inputs.one.validate_python(example)
+    except ValidationError as error:
+        # Of what JSON cannot carry at all, the other way says that it is nested too deeply.
+        if refused is None or refused.details[0]["type"] == "recursion":
+            refused = ValidationFailed(details(error, ("inputs", "0")))
+        raise refused from None
 
 
 __all__ = ["BatchPolicy", "Declaration", "Hooks", "ModelSpec", "PredictKind", "read_spec"]
