@@ -64,11 +64,13 @@ class Thalamus(Decorator):
         return 0.0 if engine is None else engine.service.uptime_s
 
     def adopt(self, other: Thalamus) -> None:
-        """Serve another app's models as well.
+        """Serve another app's models as well: all of them, or none where this raises.
 
         Raises:
             ValueError: an id and version that both have.
         """
+        for spec in other.models:
+            self._registry.check(spec)
         for spec in other.models:
             self._registry.register(spec)
 

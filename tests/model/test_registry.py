@@ -63,6 +63,20 @@ def test_lone_model_is_the_default_until_a_second_one_comes() -> None:
         registry(("a", "1"), ("b", "1")).resolve(None)
 
 
+def test_models_of_another_app_are_adopted_all_or_none() -> None:
+    own, other = Thalamus(), Thalamus()
+    own.model(model_id="a", version="1.0")(Model)
+    for model_id, version in (("new", "1"), ("a", "2"), ("a", "1")):
+        other.model(model_id=model_id, version=version)(Model)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"a: version 1 is registered already, as 1\.0"):
+            own.adopt(other)
+        assert [spec.key for spec in own.models] == ["a@1.0"]
+    fresh = Thalamus()
+    fresh.adopt(other)
+    assert fresh.models == other.models
+
+
 @pytest.mark.parametrize("asked", ["1.0", "1.0.0", "1", "v1.0", "1.0.0.0", "01.0", " 1.0 "])
 def test_equal_spellings_find_the_version(asked: str) -> None:
     assert registry(("m", "1.0")).resolve("m", asked).version == "1.0"

@@ -34,13 +34,8 @@ class Registry:
         Raises:
             ValueError: the id has this version already, in this or an equal spelling.
         """
-        versions = self._models.setdefault(spec.id, {})
-        for other in versions.values():
-            if other.parsed_version == spec.parsed_version:
-                raise ValueError(
-                    f"{spec.id}: version {spec.version} is registered already, as {other.version}"
-                )
-        versions[spec.version] = spec
+        self.check(spec)
+        self._models.setdefault(spec.id, {})[spec.version] = spec
         highest = self._highest.get(spec.id)
         if highest is None or spec.parsed_version > highest.parsed_version:
             self._highest[spec.id] = spec
@@ -48,6 +43,17 @@ class Registry:
             self._default_id = spec.id
         if spec.declaration.default_version:
             self._default_versions[spec.id] = spec
+
+    def check(self, spec: ModelSpec) -> None:
+        """
+        Raises:
+            ValueError: as :meth:`register` would.
+        """
+        for other in self._models.get(spec.id, {}).values():
+            if other.parsed_version == spec.parsed_version:
+                raise ValueError(
+                    f"{spec.id}: version {spec.version} is registered already, as {other.version}"
+                )
 
     def resolve(self, model_id: str | None, version: str | None = None) -> ModelSpec:
         """The model that serves a request.
