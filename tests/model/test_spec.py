@@ -96,6 +96,30 @@ def test_batching_model_has_one_lane_and_others_their_concurrency() -> None:
     assert BatchPolicy(replicas="all").replicas == "all"
 
 
+class Count:
+    """An integer of another library, as numpy's are."""
+
+    def __init__(self, value: int) -> None:
+        self._value = value
+
+    def __index__(self) -> int:
+        return self._value
+
+
+def test_integers_of_other_libraries_are_plain_ones_from_here_on() -> None:
+    options = dict.fromkeys(
+        ("max_batch_size", "ideal_batch_size", "max_concurrent_requests", "lanes", "replicas",
+         "max_queue_size"),
+        4,
+    )  # fmt: skip
+    policy = register(**{name: Count(value) for name, value in options.items()}).policy
+    assert policy == BatchPolicy(**options)  # type: ignore[arg-type]
+    assert {type(getattr(policy, name)) for name in options} == {int}
+    for name in options:
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            register(**{name: Count(0)})
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -115,6 +139,7 @@ def test_batching_model_has_one_lane_and_others_their_concurrency() -> None:
         ({"max_batch_size": 0}, "max_batch_size must be a whole number of at least 1, got 0"),
         ({"max_batch_size": -1}, "max_batch_size must be"),
         ({"max_batch_size": 1.5}, "max_batch_size must be"),
+        ({"max_batch_size": 2.0}, "max_batch_size must be"),
         ({"max_batch_size": True}, "max_batch_size must be"),
         ({"max_batch_size": "8"}, "max_batch_size must be"),
         ({"max_batch_size": 4, "ideal_batch_size": 5},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
 _MODEL_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 DEFAULT_QUEUE_SIZE = 1024
+
+
+def _whole(value: Any) -> int | None:
+    """An integer of any library, numpy's for one, as a plain one; None: it is none."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +67,21 @@ class BatchPolicy:
         if self.replicas != "all":
             counts["replicas"] = self.replicas
         for name, value in counts.items():
-            if type(value) is not int or value < 1:
+            count = _whole(value)
+            if count is None or count < 1:
                 alternative = ' or "all"' if name == "replicas" else ""
                 raise ValueError(
                     f"{name} must be a whole number of at least 1{alternative}, got {value!r:.60}"
                 )
-        if self.ideal_batch_size is not None and not (
-            type(self.ideal_batch_size) is int and 1 <= self.ideal_batch_size <= self.most
-        ):
-            raise ValueError(
-                f"ideal_batch_size must be between 1 and max_batch_size ({self.most}), got"
-                f" {self.ideal_batch_size!r}"
-            )
+            object.__setattr__(self, name, count)
+        if self.ideal_batch_size is not None:
+            ideal = _whole(self.ideal_batch_size)
+            if ideal is None or not 1 <= ideal <= self.most:
+                raise ValueError(
+                    f"ideal_batch_size must be between 1 and max_batch_size ({self.most}), got"
+                    f" {self.ideal_batch_size!r:.60}"
+                )
+            object.__setattr__(self, "ideal_batch_size", ideal)
         if self.timeout_s is not None and not (
             isinstance(self.timeout_s, int | float)
             and not isinstance(self.timeout_s, bool)
