@@ -326,6 +326,8 @@ def test_example_of_a_strict_type_that_no_request_may_send_is_refused(
 
 def test_description_of_the_decorator_wins() -> None:
     assert register(description="  Shorter.").description == "Shorter."
+    said = register(description="\n  A list:\n\n      - of\ttwo\n      - things\n").description
+    assert said == "A list:\n\n      - of\ttwo\n      - things"
 
     class Undocumented:
         def predict(self, inputs: list[Number]) -> list[Number]:

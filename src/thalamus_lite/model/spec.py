@@ -243,7 +243,7 @@ def read_spec(
         id=model_id,
         version=version,
         parsed_version=parsed,
-        description=inspect.cleandoc(declaration.description or cls.__doc__ or ""),
+        description=(declaration.description or inspect.cleandoc(cls.__doc__ or "")).strip(),
         cls=cls,
         hooks=hooks,
         inputs=inputs,
