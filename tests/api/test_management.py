@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable  # noqa: TC003  # resolved by pydantic
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -114,6 +116,43 @@ def test_type_without_a_json_schema_does_not_break_the_others() -> None:
     with Client(app) as client:
         assert "has no JSON Schema" in client.get("/schema/odd").json()["input"]["description"]
         assert client.get("/schema").status == 200
+        assert client.get("/openapi.json").status == 200
+
+
+class Priced(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"price": Decimal("1.5")}]})
+    price: Decimal = Decimal("1")
+
+
+class Limited(BaseModel):
+    limit: float = math.inf
+    count: int = Field(default=1, le=2**64)
+
+
+class Pictured(BaseModel):
+    picture: list[float] = Field(default=[1.0], json_schema_extra={"example": object()})
+
+
+class Broken(BaseModel):
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("nothing"))
+    x: int = 1
+
+
+@pytest.mark.parametrize("kind", [Priced, Limited, Pictured, Broken])
+def test_schema_that_json_cannot_carry_does_not_break_the_others(kind: Any) -> None:
+    app = Thalamus()
+
+    for model_id, own in (("odd", kind), ("even", int)):
+
+        @app.model(model_id=model_id, input_type=own, output_type=own)
+        class Model:
+            def predict(self, inputs: list[Any]) -> list[Any]:
+                return inputs
+
+    with Client(app) as client:
+        assert [one["id"] for one in client.get("/schema").json()] == ["odd", "even"]
+        found = client.get("/schema/odd").json()["input"]
+        assert ("properties" in found) is (kind is not Broken)
         assert client.get("/openapi.json").status == 200
 
 

@@ -12,20 +12,19 @@ again.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import (
-    PydanticInvalidForJsonSchema,
     PydanticUndefinedAnnotation,
     PydanticUserError,
 )
 from pydantic_core import PydanticSerializationError, to_json
 
 from thalamus_lite.errors import ModelError, ValidationFailed
+from thalamus_lite.model.finite import INF_NAN, config_of, hides
+from thalamus_lite.model.published import json_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,8 +36,6 @@ MAX_MESSAGE = 300
 MAX_LOC = 32
 MOST_FINDINGS = 20_000
 """pydantic lists all it found or nothing: beyond this number the list alone would cost seconds."""
-
-_INF_NAN = "ser_json_inf_nan"
 
 # Validators that make the same of an integer and of the float nearest to it.
 _BLIND_TO_ROUNDING = frozenset(
@@ -120,16 +117,14 @@ class RecordType:
     @cached_property
     def _speaks_of_non_finite(self) -> bool:
         """Whether this type, or one inside it, says how a non-finite float is to be written."""
-        return any(True for _ in _values(self.one.core_schema, _INF_NAN))
+        return any(True for _ in _values(self.one.core_schema, INF_NAN))
 
     def json_schema(self, mode: Literal["validation", "serialization"]) -> dict[str, Any]:
         """An empty schema, which allows anything, for a type that JSON Schema has no words for."""
         # Inputs go by their aliases; outputs by their names, unless the type says otherwise.
-        by_alias = mode == "validation" or _config(self.kind).get("serialize_by_alias", False)
-        try:
-            return self.one.json_schema(mode=mode, by_alias=bool(by_alias))
-        except PydanticInvalidForJsonSchema:
-            return {"description": f"{self.kind!r} has no JSON Schema"}
+        by_alias = mode == "validation" or config_of(self.kind).get("serialize_by_alias", False)
+        made = json_schema(self.one, mode, bool(by_alias), self._owner)
+        return {"description": f"{self.kind!r} has no JSON Schema"} if made is None else made
 
     def validate(self, values: list[Any]) -> list[Any]:
         """
@@ -178,9 +173,9 @@ class RecordType:
             # Not `in`, which looks for a number first.
             if written.find(b"null") >= 0:
                 if self._speaks_of_non_finite:
-                    hidden = _hides(output, _INF_NAN in _config(self.kind))
+                    hidden = hides(output, INF_NAN in config_of(self.kind))
                 else:
-                    hidden = _hides(serializer.to_python(output, warnings=False), False)
+                    hidden = hides(serializer.to_python(output, warnings=False), False)
                 if hidden:
                     raise ModelError(f"an output of {self._owner} holds a float that is not finite")
         except ModelError:
@@ -248,29 +243,6 @@ def _printable(text: object) -> str:
         plain = plain[: MAX_MESSAGE - 1] + "…"
     # A user's validator may say anything, lone surrogates included, which UTF-8 cannot carry.
     return plain.encode("utf-8", "replace").decode("utf-8")
-
-
-def _config(kind: Any) -> Mapping[str, Any]:
-    found = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", None)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _hides(value: Any, allowed: bool) -> bool:
-    """Whether a non-finite float is in a place whose type does not say how to write it."""
-    if isinstance(value, float):
-        return not allowed and not math.isfinite(value)
-    if isinstance(value, dict):
-        return any(_hides(item, allowed) for item in value.values())
-    if isinstance(value, list | tuple | set | frozenset):
-        return any(_hides(item, allowed) for item in value)
-    if isinstance(value, BaseModel):
-        # A model's config is its own: it neither inherits its container's nor hands it down.
-        return any(_hides(item, _INF_NAN in value.model_config) for _, item in value)
-    if dataclasses.is_dataclass(value):
-        own = _config(type(value))
-        inside = _INF_NAN in own if own else allowed
-        return any(_hides(getattr(value, f.name), inside) for f in dataclasses.fields(value))
-    return False
 
 
 def _values(schema: Any, key: str) -> Iterator[Any]:
