@@ -156,6 +156,26 @@ def test_schema_that_json_cannot_carry_does_not_break_the_others(kind: Any) -> N
         assert client.get("/openapi.json").status == 200
 
 
+class Lengths(BaseModel):
+    most: int = Field(default=5, alias="maxLen")
+    raw: bytes = b""
+
+
+def test_examples_are_inputs_that_the_server_takes() -> None:
+    app = Thalamus()
+
+    @app.model(examples=[{"maxLen": 7}, Lengths(maxLen=8), {"raw": b"\xff\xfe"}])
+    class Model:
+        def predict(self, inputs: list[Lengths]) -> list[int]:
+            return [one.most for one in inputs]
+
+    with Client(app) as client:
+        (found,) = client.get("/schema").json()
+        assert found["examples"] == [{"maxLen": 7}, {"maxLen": 8, "raw": ""}]
+        answer = client.post("/predict", json={"inputs": found["examples"]})
+        assert answer.json()["outputs"] == [7, 8]
+
+
 def test_output_schema_names_what_is_sent() -> None:
     class ByName(BaseModel):
         value: int = Field(alias="valueAlias")

@@ -10,12 +10,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
-from pydantic import ValidationError
 
 from thalamus_lite.devices.device import DeviceRequest
-from thalamus_lite.errors import ValidationFailed
 from thalamus_lite.model.inspection import Hooks, PredictKind, infer_types, read_hooks
-from thalamus_lite.model.records import RecordType, details
+from thalamus_lite.model.records import RecordType
+from thalamus_lite.model.samples import read_examples
 from thalamus_lite.weights.sources import FileWeight, HFWeight, HTTPWeight, S3Weight
 
 if TYPE_CHECKING:
@@ -131,7 +130,8 @@ class Declaration:
 class ModelSpec:
     """One version of one model.
 
-    ``key`` (``id@version``) names it in logs, ``/capacity`` and the queue.
+    ``key`` (``id@version``) names it in logs, ``/capacity`` and the queue. ``samples`` are the
+    examples that JSON can carry.
     """
 
     id: str
@@ -146,6 +146,7 @@ class ModelSpec:
     device: DeviceRequest
     declaration: Declaration
     examples: tuple[Any, ...] | None
+    samples: tuple[Any, ...]
 
     @cached_property
     def key(self) -> str:
@@ -184,8 +185,8 @@ class ModelSpec:
             "input": self.inputs.json_schema("validation"),
             "output": self.outputs.json_schema("serialization"),
         }
-        if self.examples is not None:
-            body["examples"] = self.inputs.many.dump_python(list(self.examples), mode="json")
+        if self.samples:
+            body["examples"] = list(self.samples)
         return body
 
 
@@ -239,6 +240,7 @@ def read_spec(
     key = f"{model_id}@{version}"
     inputs = RecordType(infer_input() if given_in is None else given_in, key, "input")
     outputs = RecordType(infer_output() if given_out is None else given_out, key, "output")
+    examples, samples = read_examples(declaration.examples, inputs, model_id)
     return ModelSpec(
         id=model_id,
         version=version,
@@ -251,45 +253,9 @@ def read_spec(
         policy=policy,
         device=device,
         declaration=declaration,
-        examples=_read_examples(declaration.examples, inputs, model_id),
+        examples=examples,
+        samples=samples,
     )
-
-
-def _read_examples(
-    examples: Sequence[Any] | None, inputs: RecordType, model_id: str
-) -> tuple[Any, ...] | None:
-    if examples is None:
-        return None
-    valid: list[Any] = []
-    for number, example in enumerate(examples):
-        try:
-            valid.append(_read_example(example, inputs))
-        except ValidationFailed as error:
-            first = error.details[0]
-            place = ["examples", number, *first["loc"][2:]]
-            raise ValueError(
-                f"{model_id}: {place} does not fit the input type: {first['msg']}"
-            ) from None
-    if not valid:
-        raise ValueError(f"{model_id}: examples is empty: leave it out, or give at least one")
-    return tuple(valid)
-
-
-def _read_example(example: Any, inputs: RecordType) -> Any:
-    """As it would be in a request; where that cannot be, such as a date in a dict, as in Python."""
-    refused: ValidationFailed | None = None
-    if inputs.kind not in type(example).__mro__:
-        try:
-            return inputs.validate([example])[0]
-        except ValidationFailed as error:
-            refused = error
-    try:
-        return inputs.one.validate_python(example)
-    except ValidationError as error:
-        # Of what JSON cannot carry at all, the other way says that it is nested too deeply.
-        if refused is None or refused.details[0]["type"] == "recursion":
-            refused = ValidationFailed(details(error, ("inputs", "0")))
-        raise refused from None
 
 
 __all__ = ["BatchPolicy", "Declaration", "Hooks", "ModelSpec", "PredictKind", "read_spec"]
