@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic.errors import PydanticInvalidForJsonSchema
@@ -17,6 +18,8 @@ from pydantic_core import to_jsonable_python
 from thalamus_lite.model.finite import hides
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pydantic import TypeAdapter
 
 _log = logging.getLogger("thalamus_lite")
@@ -28,13 +31,14 @@ _NOTHING = object()
 def json_schema(
     adapter: TypeAdapter[Any],
     mode: Literal["validation", "serialization"],
-    by_alias: bool,
     owner: str,
 ) -> dict[str, Any] | None:
     """None for a type that JSON Schema has no words for, or whose own words fail."""
     try:
         made: dict[str, Any] = _plain(
-            adapter.json_schema(mode=mode, by_alias=by_alias, schema_generator=_Generator)
+            adapter.json_schema(
+                mode=mode, by_alias=mode == "validation", schema_generator=_Generator
+            )
         )
     except PydanticInvalidForJsonSchema:
         return None
@@ -51,12 +55,35 @@ def json_schema(
 
 
 class _Generator(GenerateJsonSchema):
+    """Inputs go by their aliases; outputs by their names, unless a config says so: pydantic's
+    serializer asks the config of each model and dataclass, and for a TypedDict that of what is
+    around it; its own generator knows one rule for all.
+    """
+
     def generate_inner(self, schema: Any) -> dict[str, Any]:
         metadata = schema.get("metadata") or {}
         # pydantic fails on what it cannot write.
         if isinstance(metadata.get(_EXTRA), dict):
             schema = {**schema, "metadata": {**metadata, _EXTRA: _plain(metadata[_EXTRA])}}
         return super().generate_inner(schema)
+
+    def model_schema(self, schema: Any) -> dict[str, Any]:
+        with self._named_by(schema):
+            return super().model_schema(schema)
+
+    def dataclass_schema(self, schema: Any) -> dict[str, Any]:
+        with self._named_by(schema):
+            return super().dataclass_schema(schema)
+
+    @contextmanager
+    def _named_by(self, schema: Any) -> Iterator[None]:
+        before = self.by_alias
+        if self.mode == "serialization":
+            self.by_alias = bool(schema.get("config", {}).get("serialize_by_alias"))
+        try:
+            yield
+        finally:
+            self.by_alias = before
 
     def default_schema(self, schema: Any) -> dict[str, Any]:
         if hides(schema.get("default"), False):

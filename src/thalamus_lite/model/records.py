@@ -121,9 +121,7 @@ class RecordType:
 
     def json_schema(self, mode: Literal["validation", "serialization"]) -> dict[str, Any]:
         """An empty schema, which allows anything, for a type that JSON Schema has no words for."""
-        # Inputs go by their aliases; outputs by their names, unless the type says otherwise.
-        by_alias = mode == "validation" or config_of(self.kind).get("serialize_by_alias", False)
-        made = json_schema(self.one, mode, bool(by_alias), self._owner)
+        made = json_schema(self.one, mode, self._owner)
         return {"description": f"{self.kind!r} has no JSON Schema"} if made is None else made
 
     def validate(self, values: list[Any]) -> list[Any]:
