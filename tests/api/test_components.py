@@ -50,6 +50,20 @@ def test_characters_that_a_name_may_not_have_are_numbers() -> None:
     assert components.add("m-1!2+x-Input", {}) == "#/components/schemas/m-1_21_2_2b_x-Input"
 
 
+def test_names_have_no_dots() -> None:
+    components = Components({})
+    reference = components.add("a.m-1.10-Input", outer())
+    assert reference == "#/components/schemas/a_m-1_10-Input"
+    assert components.schemas.keys() == {"a_m-1_10-Input", "a_m-1_10-Input-Inner"}
+
+
+def test_names_that_name_one_class_are_told_apart() -> None:
+    components = Components({"ModelStatus": {}})
+    wanted = ("m-1.10", "m-11.0", "M-1.10", "m-1-10-2", "model-status")
+    names = [components.add(name, {}).removeprefix("#/components/schemas/") for name in wanted]
+    assert names == ["m-1_10", "m-11_0-2", "M-1_10-3", "m-1-10-2-2", "model-status-2"]
+
+
 def test_titles_that_name_one_class_are_told_apart() -> None:
     components = Components({"Ours": {"title": "Ours"}})
     for name in ("m-1.10", "m-11.0", "m-2"):
@@ -61,8 +75,8 @@ def test_titles_that_name_one_class_are_told_apart() -> None:
     titles = {name: schema.get("title") for name, schema in components.schemas.items()}
     assert titles == {
         "Ours": "Ours",
-        "m-1.10": "m-1.10",
-        "m-11.0": "m-11.0 2",
+        "m-1_10": "m-1_10",
+        "m-11_0-2": "m-11_0-2",
         "m-2": "m-2",
         "other": "other",
         "alone": "Alone",

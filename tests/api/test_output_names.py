@@ -154,7 +154,7 @@ def test_output_is_named_as_its_schema_says(number: int, client: Client) -> None
     (written,) = answer.json()["outputs"]
     document = client.get("/openapi.json").json()
     component = {
-        "$ref": f"#/components/schemas/m{number}-1.0.0-Output",
+        "$ref": f"#/components/schemas/m{number}-1_0_0-Output",
         "components": document["components"],
     }
     for schema in (client.get(f"/schema/m{number}").json()["output"], component):

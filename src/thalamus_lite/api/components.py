@@ -1,7 +1,8 @@
 """The models' own JSON Schemas as components of an OpenAPI document.
 
-Client generators know a component by its name and call its class by its title. So definitions
-inside a component become components of their own, and no two components share a title.
+Client generators know a component by its name, and call its class by it or by its title. So
+definitions inside a component become components of their own, and no two components share a name
+or a title, as generators read them. Some take a dot in a name for a folder.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 REF = "#/components/schemas/"
 
 _DEFINITIONS = "#/$defs/"
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
 
 
 class Components:
@@ -22,6 +23,7 @@ class Components:
     def __init__(self, schemas: dict[str, Any]) -> None:
         self.schemas = dict(schemas)
         self._added: list[str] = []
+        self._words = {_word(name) for name in schemas}
 
     def add(self, wanted: str, schema: dict[str, Any]) -> str:
         """Take a schema in, and its definitions; the reference to it."""
@@ -57,11 +59,13 @@ class Components:
         """One that is free, and legal: characters that no component's name may have, such as ``+``
         and ``!`` of a version, as numbers.
         """
-        legal = _NOT_IN_NAMES.sub(lambda match: f"_{ord(match[0]):x}_", wanted)
+        dotless = wanted.replace(".", "_")
+        legal = _NOT_IN_NAMES.sub(lambda match: f"_{ord(match[0]):x}_", dotless)
         name, number = legal, 1
-        while name in self.schemas:
+        while _word(name) in self._words:
             number += 1
             name = f"{legal}-{number}"
+        self._words.add(_word(name))
         self.schemas[name] = {}
         self._added.append(name)
         return name
@@ -86,7 +90,7 @@ def _title(name: str, schema: Any) -> str:
 
 
 def _word(title: str) -> str:
-    """What generators make of a title for the name of a class, more or less: of ``tree-1.10`` and
-    ``tree-11.0`` the same.
+    """What generators make of a title for the name of a class, more or less: of ``tree-1_10`` and
+    ``tree-11_0`` the same.
     """
     return "".join(filter(str.isalnum, title.casefold()))
