@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Iterator  # noqa: TC003  # resolved at registration
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,31 @@ def test_each_output_is_an_event_and_the_meta_the_last(model: str, client: Clien
     ]
     meta = events[2].json()
     assert (meta["model"], meta["batch_size"], meta["device"]) == (model, 1, "cpu")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a\u2028b", "\u2029", "a\u0085\u2028", "\u201csaid\u201d \u2026", "\u00c2\x7f", "\U0001f600"],
+)
+@pytest.mark.parametrize("ends", ["", " boom"])
+def test_line_of_a_stream_is_one_to_whoever_splits_it(text: str, ends: str) -> None:
+    """Some clients end lines where `str.splitlines` does."""
+    app = Thalamus()
+
+    @app.model()
+    class Says:
+        def predict(self, inputs: list[str]) -> Iterator[dict[str, str]]:
+            yield {text: inputs[0]}
+            if ends:
+                raise ValueError
+
+    with Client(app) as client:
+        answer = client.post("/predict", json={"inputs": [text]}, headers=SSE)
+    lines = [line for line in answer.text.splitlines() if line]
+    assert json.loads(lines[0].removeprefix("data: ")) == {text: text}
+    assert [line.partition(":")[0] for line in lines] == ["data", "event", "data"]
+    # What need not be escaped is not.
+    assert ("\\u" in lines[0]) is any(one in text for one in "\u2028\u2029\u0085")
 
 
 @pytest.mark.parametrize("model", STREAMING)

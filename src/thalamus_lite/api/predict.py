@@ -35,6 +35,13 @@ LONGEST_TIMEOUT_MS = 86_400_000
 # Some servers leave the white space that may stand around a header's value.
 _DECIMAL = re.compile(rb"[ \t]*\+?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[ \t]*")
 
+# Some clients end lines where `str.splitlines` does. JSON has these in strings only.
+_LINE_ENDS = (
+    (b"\xe2\x80\xa8", rb"\u2028"),
+    (b"\xe2\x80\xa9", rb"\u2029"),
+    (b"\xc2\x85", rb"\u0085"),
+)
+
 
 class PredictRoute:
     def __init__(self, service: Service, max_body_bytes: int) -> None:
@@ -128,7 +135,7 @@ class PredictRoute:
         try:
             while items is not None:
                 if items:
-                    yield b"".join([b"data: %b\n\n" % item for item in items])
+                    yield _framed(items)
                 items = await anext(stream, None)
             latency_s = time.monotonic() - pending.received
             meta = _meta(spec, pending, latency_s, self._written.of(pending)[0])
@@ -161,6 +168,15 @@ class Written:
             self._parts = (_meta_end(times, pending.group.device), _timing_end(times))
             self._last = times
         return self._parts
+
+
+def _framed(items: list[bytes]) -> bytes:
+    """One event for each output."""
+    joined = b"".join([b"data: %b\n\n" % item for item in items])
+    if not joined.isascii():
+        for character, escape in _LINE_ENDS:
+            joined = joined.replace(character, escape)
+    return joined
 
 
 def _read(payload: Any) -> tuple[str | None, str | None, list[Any]]:
