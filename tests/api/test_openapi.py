@@ -189,6 +189,27 @@ def test_every_error_status_is_described(document: dict[str, Any]) -> None:
                 assert response["description"], status
 
 
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("/metrics", "*/*"),
+        ("/metrics", "application/openmetrics-text"),
+        ("/predict", "*/*"),
+        ("/predict", "text/event-stream"),
+    ],
+)
+def test_kind_of_each_answer_is_described(
+    document: dict[str, Any], path: str, wanted: str, client: Client
+) -> None:
+    method = "GET" if path == "/metrics" else "POST"
+    body = {"model": "words", "inputs": [{"text": "one"}]} if method == "POST" else None
+    answer = client.request(method, path, json=body, headers={"accept": wanted})
+    content = document["paths"][path][method.lower()]["responses"]["200"]["content"]
+    kind = answer.headers["content-type"].partition(";")[0]
+    assert (answer.status, wanted in (kind, "*/*")) == (200, True)
+    assert kind in content
+
+
 def test_document_follows_what_is_registered(zoo: ModuleType) -> None:
     app = forest()
     with Client(app) as client:

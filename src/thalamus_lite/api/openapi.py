@@ -56,6 +56,12 @@ _DESCRIPTIONS: dict[str, tuple[str, Any, Any, tuple[int, ...]]] = {
     ),
 }
 
+# Where the answer is not JSON, or not JSON only.
+_KINDS: dict[str, dict[str, Any]] = {
+    "/metrics": {"text/plain": str, "application/openmetrics-text": str},
+    "/predict": {"application/json": api.PredictResponse, "text/event-stream": str},
+}
+
 _TYPES = (
     api.HealthResponse, api.ReadyResponse, api.StatusResponse, api.CapacityResponse,
     api.SchemaResponse, api.PredictRequest, api.PredictResponse, api.CacheClearResponse,
@@ -132,13 +138,12 @@ def document(name: str, routes: Iterable[Route], specs: Iterable[ModelSpec]) -> 
 
 def _operation(route: Route) -> dict[str, Any]:
     summary, body, answer, statuses = _DESCRIPTIONS[route.path]
-    content_type = "text/plain" if route.path == "/metrics" else "application/json"
+    kinds = _KINDS.get(route.path, {"application/json": answer})
+    content = {kind: {"schema": _schema(what)} for kind, what in kinds.items()}
     operation: dict[str, Any] = {
         "summary": summary,
         "operationId": _operation_id(route),
-        "responses": {
-            "200": {"description": "OK", "content": {content_type: {"schema": _schema(answer)}}}
-        },
+        "responses": {"200": {"description": "OK", "content": content}},
     }
     error = {"application/json": {"schema": _schema(api.ErrorResponse)}}
     closed = () if route.access == Access.PUBLIC else (401, 503)
@@ -147,10 +152,6 @@ def _operation(route: Route) -> dict[str, Any]:
         if route.path == "/ready":
             content = {"application/json": {"schema": _schema(answer)}}
         operation["responses"][str(status)] = {"description": _REASONS[status], "content": content}
-    if route.path == "/predict":
-        operation["responses"]["200"]["content"]["text/event-stream"] = {
-            "schema": {"type": "string"}
-        }
     if "{id}" in route.path:
         operation["parameters"] = [
             {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
