@@ -33,6 +33,11 @@ class Foreign:
         return "foreign"
 
 
+class Array:
+    def tolist(self) -> list[float]:
+        return [0.5, 1.0]
+
+
 class Mute:
     def __str__(self) -> str:
         raise RuntimeError
@@ -50,6 +55,7 @@ EXTRAS: list[tuple[Any, Any]] = [
     ((1, {2: Foreign()}), [1, {"2": "foreign"}]),
     (2**64, 2**64),
     (Foreign(), "foreign"),
+    ([Array()], [[0.5, 1.0]]),
 ]
 
 

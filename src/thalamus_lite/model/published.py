@@ -79,7 +79,7 @@ class _Generator(GenerateJsonSchema):
     def _named_by(self, schema: Any) -> Iterator[None]:
         before = self.by_alias
         if self.mode == "serialization":
-            self.by_alias = bool(schema.get("config", {}).get("serialize_by_alias"))
+            self.by_alias = bool((schema.get("config") or {}).get("serialize_by_alias"))
         try:
             yield
         finally:
@@ -104,8 +104,13 @@ def _plain(node: Any) -> Any:
     if node is None or type(node) in (bool, int, str):
         return node
     try:
-        return _plain(to_jsonable_python(node, fallback=str))
+        return _plain(to_jsonable_python(node, fallback=_foreign))
     except RecursionError:
         raise
     except Exception:
         return _NOTHING
+
+
+def _foreign(value: Any) -> Any:
+    # Arrays of numpy and torch, and their numbers.
+    return value.tolist() if hasattr(value, "tolist") else str(value)
