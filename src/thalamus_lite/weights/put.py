@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from thalamus_lite.errors import UnsafeName, WeightNotFound
+from thalamus_lite.weights.entries.layout import NO_LINK
 from thalamus_lite.weights.local import file_sha256
 from thalamus_lite.weights.names import check_names, check_relpath, public_url
 from thalamus_lite.weights.origin import Downloaded, RemoteFile, RemoteFiles
@@ -64,13 +66,29 @@ def take(
     progress: Progress,
     cancel: threading.Event,
 ) -> Downloaded:
-    """A `Download` of what a `Put` has made."""
+    """A `Download` of what a `Put` has made. What is also the user's own is copied, and stays."""
     made = Path(file.locator)
-    if made.is_symlink():
+    if not (_is_ours_alone(made, part.path.parent) and _named(made, part.path)):
         shutil.copyfile(made, part.path)
-    else:
-        made.rename(part.path)
     return Downloaded(part.path.stat().st_size, file_sha256(part.path))
+
+
+def _is_ours_alone(made: Path, folder: Path) -> bool:
+    """False: it is a link, has another name, or lies behind a link to a folder of the user's."""
+    found = made.lstat()
+    inside = made.parent.resolve().is_relative_to(folder.resolve())
+    return inside and stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+
+
+def _named(made: Path, path: Path) -> bool:
+    """Give the file a second name, since others may be links to its first; False: impossible."""
+    try:
+        os.link(made, path)
+    except OSError as error:
+        if error.errno not in NO_LINK:
+            raise
+        return False
+    return True
 
 
 def _made(path: Path, name: str) -> RemoteFile:

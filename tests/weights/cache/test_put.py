@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,71 @@ def test_links_to_files_become_files(make: Any, tmp_path: Path) -> None:
     assert not single.is_symlink()
     assert single.read_bytes() == b"mine"
     assert (tmp_path / "mine").stat().st_mode & 0o200
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def linked_whole(mine: Path, path: Path) -> None:
+    path.symlink_to(mine)
+
+
+def hard_linked(mine: Path, path: Path) -> None:
+    shutil.copytree(mine, path, copy_function=os.link)
+
+
+@pytest.mark.parametrize("make_it", [linked_whole, hard_linked])
+def test_what_is_also_the_users_own_is_copied_and_stays_his(
+    make: Any, root: Path, make_it: Any
+) -> None:
+    # Beside the cache: hard links do not reach another disk.
+    mine = root.parent / "mine"
+    folder({"a.bin": b"a", "sub/b.bin": b"b"})(mine)
+    (mine / "a.bin").chmod(0o640)
+    cache = make()
+    path = cache.put("k", lambda path: make_it(mine, path))
+    assert contents(path) == contents(mine) == {"a.bin": b"a", "sub/b.bin": b"b"}
+    assert (mine / "a.bin").stat().st_mode & 0o777 == 0o640
+    (mine / "a.bin").write_bytes(b"other")
+    assert (path / "a.bin").read_bytes() == b"a"
+    cache.clear()
+    assert contents(mine) == {"a.bin": b"other", "sub/b.bin": b"b"}
+    assert audit(root) == []
+
+
+def test_a_hard_link_to_a_file_of_the_users_is_copied(make: Any, root: Path) -> None:
+    mine = root.parent / "mine.bin"
+    mine.write_bytes(b"mine")
+    mine.chmod(0o640)
+    path = make().put("k", lambda path: os.link(mine, path))
+    assert not path.samefile(mine)
+    assert mine.stat().st_mode & 0o777 == 0o640
+    assert audit(root) == []
+
+
+def test_links_between_the_files_of_a_folder_become_files(make: Any, root: Path) -> None:
+    def write(path: Path) -> None:
+        folder({"blobs/1": b"one", "large": b"l" * 2_000})(path)
+        (path / "name").symlink_to("blobs/1")
+        os.link(path / "large", path / "same")
+
+    path = make().put("k", write)
+    expected = {"blobs/1": b"one", "name": b"one", "large": b"l" * 2_000, "same": b"l" * 2_000}
+    assert contents(path) == expected
+    assert not (path / "name").is_symlink()
+    assert audit(root) == []
+
+
+def test_a_file_is_not_copied_on_its_way_into_the_cache(make: Any) -> None:
+    made: list[int] = []
+
+    def write(path: Path) -> None:
+        path.write_bytes(b"large")
+        made.append(path.stat().st_ino)
+
+    assert [make().put("k", write).stat().st_ino] == made
 
 
 @pytest.mark.parametrize("kind", ["pipe", "dangling", "link to a folder"])
