@@ -20,6 +20,7 @@ from thalamus_lite.weights.entries.layout import Layout, disk_errors
 from thalamus_lite.weights.entries.recovery import ensure_index, recover, remake_index, repair_index
 from thalamus_lite.weights.entries.stats import CacheSnapshot, CacheStats, Tally
 from thalamus_lite.weights.entries.store import EntryDamaged, Store
+from thalamus_lite.weights.entries.strangers import refuse_foreign
 from thalamus_lite.weights.forks import watch
 from thalamus_lite.weights.index.database import Database
 from thalamus_lite.weights.index.sqlerrors import IndexDamaged
@@ -212,7 +213,9 @@ class WeightCache:
 
     def _open(self) -> Store:
         layout, system = self._layout, self._wiring.system
-        layout.create(system.fs_type)
+        layout.create_root(system.fs_type)
+        refuse_foreign(self._database, layout)
+        layout.create_folders()
         with disk_errors():
             hold = locks_hold(layout.root, system.flock)
         if not hold:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests_weights_cache_fakes import Disk, Engine, Folder, Steps, audit, disk_full, http
+from tests_weights_cache_fakes import Crash, Disk, Engine, Folder, Steps, audit, disk_full, http
 
 from thalamus_lite.errors import CacheUnusable, DiskFull
 from thalamus_lite.weights import mounts
-from thalamus_lite.weights.entries import layout
+from thalamus_lite.weights.entries import layout, strangers
 
 
 def test_free_space_is_kept(make: Any, origin: Folder) -> None:
@@ -330,3 +331,97 @@ def test_the_longest_path_that_is_not_refused_works(
     with cache.acquire(http("m")) as lease:
         assert lease.path.read_bytes() == data
     cache.rebuild()
+
+
+def tree(root: Path) -> dict[str, bytes | None]:
+    """Each path below, with what is in it."""
+    paths = sorted(root.rglob("*"))
+    return {
+        str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in paths
+    }
+
+
+def of_another_program(index: Path) -> None:
+    with closing(sqlite3.connect(index)) as db:
+        db.execute("CREATE TABLE theirs (x)")
+
+
+@pytest.mark.parametrize("index", [None, of_another_program, Path.touch])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "blobs/sha256/9f86d081",
+        f"blobs/9f/{'9f86d081' * 8}",
+        "blobs/note",
+        "entries/2025/post.md",
+        "entries/2025/manifest.json",
+        "trash/keep.txt",
+        "partial/thesis.tex",
+        "trash/link/keep.txt",
+    ],
+)
+@pytest.mark.parametrize("use", ["stats", "rebuild", "clear", "acquire"])
+def test_a_folder_of_somebody_else_is_refused_and_not_touched(
+    make: Any, origin: Folder, root: Path, name: str, index: Any, use: str
+) -> None:
+    origin.put("m", b"x")
+    if "link" in name:
+        (root / "elsewhere").mkdir(parents=True)
+        (root / name).parent.parent.mkdir()
+        (root / name).parent.symlink_to(root / "elsewhere")
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_bytes(b"{}")
+    if index is not None:
+        index(root / "index.db")
+    before = tree(root)
+    cache = make()
+    with pytest.raises(CacheUnusable, match=f"{name.split('/')[0]}/ .* folder of its own"):
+        cache.acquire(http("m")) if use == "acquire" else getattr(cache, use)()
+    assert tree(root) == before
+
+
+def test_an_emptied_cache_that_lost_its_index_is_one(make: Any, origin: Folder, root: Path) -> None:
+    origin.put("m", b"x")
+    cache = make()
+    cache.acquire(http("m")).release()
+    cache.clear()
+    cache.close()
+    assert list((root / "blobs").iterdir())
+    (root / "index.db").unlink()
+    make().acquire(http("m")).release()
+    assert audit(root) == []
+
+
+def test_a_cache_of_damaged_entries_that_lost_its_index_is_one(
+    make: Any, origin: Folder, root: Path
+) -> None:
+    origin.put("m", b"x")
+    cache = make()
+    cache.acquire(http("m")).release()
+    cache.close()
+    for path in (root / "index.db", *root.glob("entries/*/files/m")):
+        path.unlink()
+    make().acquire(http("m")).release()
+    assert audit(root) == []
+
+
+def test_a_folder_whose_index_another_process_makes_meanwhile_is_no_one_elses(
+    make: Any, origin: Folder, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins a download right after this one has found no index."""
+    origin.put("m", b"x")
+    origin.put("n", b"n" * 1000)
+    there = strangers._is_index
+
+    def late(index: Path) -> bool:
+        monkeypatch.setattr(strangers, "_is_index", there)
+        found = there(index)
+        with pytest.raises(Crash):
+            make(reached=Steps(at="extents", error=Crash())).acquire(http("n"))
+        return found
+
+    monkeypatch.setattr(strangers, "_is_index", late)
+    cache = make()
+    cache.acquire(http("m")).release()
+    cache.acquire(http("n")).release()
+    assert audit(root) == []

@@ -57,7 +57,7 @@ class Layout:
         self.entries = root / "entries"
         self.partials = root / "partial"
         self.trash = root / "trash"
-        self._folders = (self.blobs, self.entries, self.partials, self.trash)
+        self.folders = (self.blobs, self.entries, self.partials, self.trash)
 
     def blob(self, sha256: str) -> Path:
         if not sha256.isalnum():
@@ -82,13 +82,15 @@ class Layout:
         return self.partials / ident
 
     def create(self, fs_type: Callable[[Path], str]) -> None:
-        """Make what is missing, and refuse what is not ours alone.
+        """`create_root` and `create_folders`. Raises as they do."""
+        self.create_root(fs_type)
+        self.create_folders()
 
-        The folder itself may be shared with its group, as mounted volumes are; the four inside it
-        may not.
+    def create_root(self, fs_type: Callable[[Path], str]) -> None:
+        """Make the folder itself, which may be shared with its group, as mounted volumes are.
 
         Raises:
-            CacheUnusable: the sentence says which folder, and what to do.
+            CacheUnusable: the sentence says what to do.
         """
         self._make_root()
         kind = fs_type(self.root)
@@ -97,7 +99,14 @@ class Layout:
                 f"THALAMUS_CACHE_DIR is on a network file system ({kind}), where locks cannot be"
                 " relied on: set it to a folder on a local disk"
             )
-        for folder in self._folders:
+
+    def create_folders(self) -> None:
+        """Make those of the four that are missing, and refuse what is not ours alone.
+
+        Raises:
+            CacheUnusable: the sentence says which folder, and what to do.
+        """
+        for folder in self.folders:
             with disk_errors():
                 with contextlib.suppress(FileExistsError):
                     folder.mkdir(mode=0o700)
@@ -168,7 +177,7 @@ class Layout:
         """Make again those of the four folders that somebody has deleted. Raises as `make`."""
         if not self.root.is_dir():
             raise IndexDamaged("the weight cache's folder is missing")
-        for folder in self._folders:
+        for folder in self.folders:
             with disk_errors(), contextlib.suppress(FileExistsError):
                 folder.mkdir(mode=0o700)
 

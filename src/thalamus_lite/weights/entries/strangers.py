@@ -1,20 +1,74 @@
-"""What lies in the cache and no manifest knows, when an index is made from the manifests."""
+"""What lies in the folders of a cache and is not known to it: of others, or of no use any more."""
 
 from __future__ import annotations
 
 import fcntl
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from thalamus_lite.errors import CacheUnusable
 from thalamus_lite.weights.entries.layout import disk_errors
 from thalamus_lite.weights.lease import lock_folder, unlock
+from thalamus_lite.weights.manifest import Manifest, ManifestInvalid
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from thalamus_lite.weights.entries.layout import Layout
-    from thalamus_lite.weights.manifest import Manifest
+    from thalamus_lite.weights.index.database import Database
     from thalamus_lite.weights.options import System
+
+
+_SQLITE = b"SQLite format 3\0"
+
+
+def refuse_foreign(database: Database, layout: Layout) -> None:
+    """Before anything is made or removed: others use the names of our folders too.
+
+    Raises:
+        CacheUnusable: there are files in such folders, and neither an index nor a manifest of ours.
+    """
+    if _is_index(layout.index) or not any(_has_files(folder) for folder in layout.folders):
+        return
+    # Another process may be putting a new index in the place of an old one.
+    with database.replaced():
+        if _is_index(layout.index) or _has_manifests(layout):
+            return
+    names = ", ".join(f"{folder.name}/" for folder in layout.folders if _has_files(folder))
+    raise CacheUnusable(
+        f"{str(layout.root)!a} has files in {names} and is no weight cache, so nothing in it"
+        " was touched: set THALAMUS_CACHE_DIR to a folder of its own, or, if it was a cache and"
+        " lost its index, delete these folders"
+    )
+
+
+def _is_index(path: Path) -> bool:
+    """Whether it looks like one, of whatever version; those of other programs mostly have none."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError:
+        return False
+    return head.startswith(_SQLITE) and any(head[60:64])
+
+
+def _has_files(folder: Path) -> bool:
+    """An emptied cache keeps the folders of its blobs. What vanishes meanwhile is no matter."""
+    return any(
+        files or any(os.path.islink(os.path.join(parent, name)) for name in folders)
+        for parent, folders, files in os.walk(folder)
+    )
+
+
+def _has_manifests(layout: Layout) -> bool:
+    """Also of entries that are damaged by now."""
+    with disk_errors():
+        for path in layout.entries.glob("*/manifest.json"):
+            with suppress(OSError, ManifestInvalid):
+                Manifest.from_json(path.read_bytes())
+                return True
+    return False
 
 
 def strangers_to(layout: Layout, manifests: list[Manifest]) -> tuple[list[Path], list[Path]]:
