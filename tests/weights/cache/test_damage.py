@@ -393,6 +393,33 @@ def test_a_rebuild_keeps_what_is_leased_and_drops_strangers(
     assert audit(root) == []
 
 
+STRAY = [
+    "blobs/.DS_Store",
+    "blobs/00/.Trash/note",
+    "entries/.DS_Store",
+    "partial/.DS_Store",
+]
+
+
+@pytest.mark.parametrize("name", STRAY)
+def test_a_stray_file_stands_in_nobodys_way(
+    make: Any, origin: Folder, root: Path, content: dict[str, bytes], name: str
+) -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_bytes(b"stray")
+    (root / "trash" / "left").touch()
+    before = origin.notes("download")
+    cache = make()
+    check(cache, content)
+    assert not list((root / "trash").iterdir())
+    assert cache.rebuild() == 3
+    cache.close()
+    rubbish(root / "index.db")
+    check(make(), content)
+    assert origin.notes("download") == before
+    assert (root / name).read_bytes() == b"stray"
+
+
 def test_a_journal_of_a_killed_writer_is_rolled_back(
     make: Any, root: Path, content: dict[str, bytes]
 ) -> None:

@@ -187,7 +187,12 @@ def _finish_or_drop(store: Store, row: Unfinished) -> None:
 def _drop_orphans(store: Store, known: set[str]) -> None:
     """Folders of downloads that no row knows: made just before the crash, or just done with."""
     with disk_errors():
-        orphans = [path for path in store.layout.partials.iterdir() if path.name not in known]
+        orphans = [
+            path
+            for path in store.layout.partials.iterdir()
+            # A file here is no download: others' programs leave some everywhere.
+            if path.name not in known and path.is_dir()
+        ]
     for path in orphans:
         fd = take_over(store, path.name)
         if fd is not None:

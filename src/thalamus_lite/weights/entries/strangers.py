@@ -73,7 +73,8 @@ def _has_manifests(layout: Layout) -> bool:
 
 def strangers_to(layout: Layout, manifests: list[Manifest]) -> tuple[list[Path], list[Path]]:
     """Folders and blobs that none of these manifests knows: the new index does not count them, and
-    nothing else would ever remove them.
+    nothing else would ever remove them. What a cache never makes (a file beside the folders, a
+    folder among the blobs) stays.
     """
     kept = {file.sha256 for manifest in manifests for file in manifest.files}
     entries = {manifest.id for manifest in manifests}
@@ -83,10 +84,12 @@ def strangers_to(layout: Layout, manifests: list[Manifest]) -> tuple[list[Path],
         folders += [
             folder
             for folder in [*layout.entries.iterdir(), *layout.partials.iterdir()]
-            if folder.name not in entries
+            if folder.name not in entries and folder.is_dir()
         ]
         for shelf in layout.blobs.iterdir():
-            blobs += [blob for blob in shelf.iterdir() if blob.name not in kept]
+            if shelf.is_dir():
+                names = (blob for blob in shelf.iterdir() if blob.name not in kept)
+                blobs += [blob for blob in names if not blob.is_dir()]
     return folders, blobs
 
 
