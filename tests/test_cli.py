@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from thalamus_lite import __version__, cli, server
+from thalamus_lite.errors import CacheUnusable
 from thalamus_lite.server import COLLECTOR_THRESHOLDS
 
 if TYPE_CHECKING:
@@ -252,6 +253,20 @@ def test_cache_verify_drops_what_is_damaged(run: Any, web: Web, tmp_path: Path) 
     assert run("cache", "verify")[0] == 0
     code, out, _ = run("fetch", f"{web.url}/model.bin")
     assert type(tmp_path)(out.strip()).read_bytes() == web.files["/model.bin"]
+
+
+def test_cache_verify_says_what_it_could_not_do(
+    run: Any, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from thalamus_lite.weights import maintenance
+
+    def fail(*_: Any) -> str:
+        raise CacheUnusable("no more descriptors")
+
+    run("fetch", f"{web.url}/model.bin")
+    monkeypatch.setattr(maintenance, "_problem", fail)
+    code, out, _ = run("cache", "verify")
+    assert (code, out.split("  ", 2)[2]) == (1, "FAILED: no more descriptors\n")
 
 
 def test_cache_rm_leaves_what_is_in_use_and_says_so(run: Any, web: Web) -> None:

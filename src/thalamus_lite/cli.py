@@ -235,7 +235,8 @@ def _cache_verify(options: argparse.Namespace) -> int:
     for verdict in verify(_cache()):
         damaged += bool(verdict.problem)
         removed = "still in use, fetched anew next time" if verdict.in_use else "removed"
-        said = f"DAMAGED ({removed}): {verdict.problem}" if verdict.problem else "ok"
+        word = "FAILED" if verdict.failed else f"DAMAGED ({removed})"
+        said = f"{word}: {verdict.problem}" if verdict.problem else "ok"
         _say(f"{verdict.entry_id[:12]}  {verdict.name}  {said}")
     return 1 if damaged else 0
 

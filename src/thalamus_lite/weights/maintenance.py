@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import fcntl
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from thalamus_lite.errors import WeightNotFound
+from thalamus_lite.errors import WeightError, WeightNotFound
 from thalamus_lite.weights.entries import eviction
+from thalamus_lite.weights.entries.layout import disk_errors
 from thalamus_lite.weights.entries.recovery import read_manifest
-from thalamus_lite.weights.entries.shelf import identity
+from thalamus_lite.weights.entries.shelf import OUT_OF_MEANS, identity
+from thalamus_lite.weights.index.sqlerrors import IndexDamaged, IndexNewer
 from thalamus_lite.weights.local import file_sha256
 
 if TYPE_CHECKING:
@@ -22,19 +23,23 @@ if TYPE_CHECKING:
     from thalamus_lite.weights.entries.store import Store
     from thalamus_lite.weights.index.records import Listed
 
+_UNREAD = "unread"
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """``problem`` is "" for an entry that is as it was published; any other was removed.
 
     ``in_use``: somebody has a lease on it, so it was only taken out of the index: the next
-    `acquire` fetches it again, and the folder goes after the lease.
+    `acquire` fetches it again, and the folder goes after the lease. ``failed``: it stays, since it
+    could not be looked at, or not be removed.
     """
 
     entry_id: str
     name: str
     problem: str
-    in_use: bool
+    in_use: bool = False
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +69,16 @@ def verify(cache: WeightCache) -> Iterator[Verdict]:
         if entry.state != "READY":
             continue
         store = cache.store()
-        problem = _problem(store, entry.entry_id, digests)
-        in_use = bool(problem) and not eviction.condemn(store, entry.entry_id)
-        yield Verdict(entry.entry_id, entry.name, problem, in_use)
+        problem, in_use, failed = "", False, False
+        try:
+            problem = _problem(store, entry.entry_id, digests)
+            in_use = bool(problem) and not eviction.condemn(store, entry.entry_id)
+        except (IndexDamaged, IndexNewer):
+            raise
+        except WeightError as error:
+            # Of this entry only: all others are still to be looked at.
+            problem, failed = f"{problem}: {error}" if problem else str(error), True
+        yield Verdict(entry.entry_id, entry.name, problem, in_use, failed)
 
 
 def remove(cache: WeightCache, name: str | None = None) -> Removal:
@@ -117,22 +129,34 @@ def _problem(store: Store, entry_id: str, digests: dict[Identity, str]) -> str:
         if manifest is None:
             return "its manifest or a file is missing or cut short"
         files = store.layout.path(entry_id, None)
-        for file in manifest.files:
-            if _digest(store.layout.blob(file.sha256), digests) not in (file.sha256, ""):
-                # Nobody may share it any more, lease or not.
-                store.layout.unlink_blob(file.sha256)
-            if _digest(files / file.relpath, digests) not in (file.sha256, ""):
-                return f"{file.relpath} was changed"
+        with disk_errors():
+            for file in manifest.files:
+                if _digest(store.layout.blob(file.sha256), digests) not in (file.sha256, ""):
+                    # Nobody may share it any more, lease or not.
+                    store.layout.unlink_blob(file.sha256)
+                found = _digest(files / file.relpath, digests)
+                if found == _UNREAD:
+                    return f"{file.relpath} cannot be read"
+                if found not in (file.sha256, ""):
+                    return f"{file.relpath} was changed"
         return ""
     finally:
         store.leases.done_with(fd)
 
 
 def _digest(path: Path, digests: dict[Identity, str]) -> str:
-    """ "" for a file that is not there: a blob that nobody can share, but no fault of the entry."""
-    with suppress(FileNotFoundError):
+    """ "" for a file that is not there: a blob that nobody can share, but no fault of the entry.
+
+    `_UNREAD` for one that cannot be read. Raises OSError for what says nothing about the file.
+    """
+    try:
         key = identity(path.stat())
         if key not in digests:
             digests[key] = file_sha256(path)
         return digests[key]
-    return ""
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        if error.errno in OUT_OF_MEANS:
+            raise
+        return _UNREAD

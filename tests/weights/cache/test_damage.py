@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -12,9 +13,10 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests_weights_cache_fakes import Engine, Folder, audit, http
+from tests_weights_cache_fakes import Engine, Folder, audit, http, sha256
 
 from thalamus_lite.errors import CacheUnusable, WeightError
+from thalamus_lite.weights import local, maintenance
 from thalamus_lite.weights.cache import _MENDS
 from thalamus_lite.weights.entries import recovery
 from thalamus_lite.weights.entries.store import EntryDamaged
@@ -327,6 +329,74 @@ def test_what_is_evicted_while_verify_reads_is_no_fault(
     first = next(verdicts)
     make().clear()
     assert {verdict.problem for verdict in (first, *verdicts)} == {""}
+
+
+def verify_where(
+    monkeypatch: pytest.MonkeyPatch, cache: Any, bad: Path, code: int
+) -> dict[str, Any]:
+    """The verdicts, by the names of the entries, when that file cannot be opened."""
+    inode, read = bad.stat().st_ino, local.file_sha256
+
+    def fail(path: Path) -> str:
+        if path.stat().st_ino == inode:
+            raise OSError(code, os.strerror(code))
+        return read(path)
+
+    monkeypatch.setattr(maintenance, "file_sha256", fail)
+    return {verdict.name: verdict for verdict in verify(cache)}
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ENOTDIR])
+def test_a_file_that_cannot_be_read_is_damage_of_its_entry_alone(
+    make: Any,
+    root: Path,
+    content: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+) -> None:
+    cache = make()
+    found = verify_where(monkeypatch, cache, *root.glob("entries/*/files/m0"), code)
+    assert len(found) == 3
+    damaged = found.pop("http://fake/m0")
+    assert (damaged.problem, damaged.in_use, damaged.failed) == ("m0 cannot be read", False, False)
+    assert {verdict.problem for verdict in found.values()} == {""}
+    check(cache, content)
+    assert audit(root) == []
+
+
+def test_a_blob_that_cannot_be_read_is_shared_no_more(
+    make: Any, root: Path, content: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = root / "blobs" / sha256(content["m0"])[:2] / sha256(content["m0"])
+    shutil.copyfile(blob, root / "copy")
+    os.replace(root / "copy", blob)
+    found = verify_where(monkeypatch, make(), blob, errno.EIO)
+    assert {verdict.problem for verdict in found.values()} == {""}
+    assert not blob.exists()
+
+
+def test_what_verify_cannot_look_at_for_want_of_descriptors_stays(
+    make: Any, root: Path, content: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = verify_where(monkeypatch, make(), *root.glob("entries/*/files/m0"), errno.EMFILE)
+    failed = {name for name, verdict in found.items() if verdict.failed}
+    assert failed == {"http://fake/m0"}
+    assert os.strerror(errno.EMFILE) in found["http://fake/m0"].problem
+    assert len(list((root / "entries").iterdir())) == 3
+
+
+def test_what_verify_cannot_remove_keeps_it_from_nothing_else(
+    make: Any, root: Path, content: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise CacheUnusable("not now")
+
+    monkeypatch.setattr(maintenance.eviction, "condemn", refuse)
+    found = verify_where(monkeypatch, make(), *root.glob("entries/*/files/m0"), errno.EIO)
+    assert [verdict.problem for verdict in found.values() if verdict.failed] == [
+        "m0 cannot be read: not now"
+    ]
+    assert len(found) == 3
 
 
 def test_an_entry_that_is_damaged_again_and_again_is_an_error(

@@ -34,7 +34,7 @@ _BLOCK = 1024 * 1024
 # A blob that is found may be evicted before it is linked to, but hardly four times.
 _TRIES = 4
 # They say nothing about the file.
-_OUT_OF_MEANS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+OUT_OF_MEANS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 @dataclass(slots=True)
@@ -119,7 +119,7 @@ class Shelf:
             # A pipe under this name would be waited for.
             fd = os.open(blob, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            if error.errno == errno.ENOENT or error.errno in _OUT_OF_MEANS:
+            if error.errno == errno.ENOENT or error.errno in OUT_OF_MEANS:
                 raise
             return False
         try:
