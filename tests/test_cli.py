@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -279,6 +280,52 @@ def test_cache_rm_leaves_what_is_in_use_and_says_so(run: Any, web: Web) -> None:
         assert lease.path.exists()
     code, out, _ = run("cache", "rm", "--all")
     assert (code, out.splitlines()[-1]) == (0, "700 bytes freed")
+
+
+@pytest.fixture
+def unfinished(web: Web) -> Any:
+    """The name of a download that was given up with 100 bytes of it on the disk, and its folder."""
+    from thalamus_lite.weights.index.records import Claim, Part
+    from thalamus_lite.weights.storage import get_cache
+
+    store = get_cache().store()
+    claim = Claim("k" * 64, "1" * 64, "s3://bucket/half", "half", 100, store.system.boot_id())
+    store.index.reserve(claim, 1000)
+    store.index.save_part(claim.ident, 0, Part("t", 200, "v", ((0, 100),), claim.boot_id))
+    folder = store.layout.partial(claim.ident)
+    folder.mkdir()
+    (folder / "0.t.part").write_bytes(b"x" * 100)
+    return claim.name, folder
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_cache_rm_removes_a_download_that_nobody_is_at(
+    run: Any, web: Web, unfinished: Any, every: bool
+) -> None:
+    name, folder = unfinished
+    run("fetch", f"{web.url}/model.bin")
+    assert "FETCHING" in run("cache", "ls")[1]
+    code, out, _ = run("cache", "rm", "--all" if every else name)
+    assert (code, f"removed  {name}" in out) == (0, True)
+    assert f"\n{800 if every else 100} bytes freed" in out
+    assert not folder.exists()
+    assert "FETCHING" not in run("cache", "ls")[1]
+    assert (f"{web.url}/model.bin" in run("cache", "ls")[1]) is not every
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_cache_rm_leaves_a_download_that_somebody_is_at(
+    run: Any, unfinished: Any, every: bool
+) -> None:
+    name, folder = unfinished
+    fd = os.open(folder, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    code, out, _ = run("cache", "rm", "--all" if every else name)
+    assert (code, out) == (1, f"in use   {name}\n0 bytes freed\n")
+    assert (folder / "0.t.part").exists()
+    assert "FETCHING" in run("cache", "ls")[1]
+    os.close(fd)
+    assert run("cache", "rm", name)[0] == 0
 
 
 def test_cache_rm_of_an_unknown_name_is_a_sentence(run: Any) -> None:

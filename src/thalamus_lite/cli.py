@@ -242,9 +242,7 @@ def _cache_verify(options: argparse.Namespace) -> int:
 
 
 def _cache_rebuild(options: argparse.Namespace) -> int:
-    from thalamus_lite.weights.maintenance import rebuild
-
-    _say(f"{rebuild(_cache())} entries")
+    _say(f"{_cache().rebuild()} entries")
     return 0
 
 

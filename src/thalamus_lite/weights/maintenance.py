@@ -1,8 +1,9 @@
-"""What the command line does to a cache: list, verify, remove, rebuild."""
+"""What the command line does to a cache: list, verify, remove."""
 
 from __future__ import annotations
 
 import fcntl
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,11 +55,6 @@ def list_entries(cache: WeightCache) -> list[Listed]:
     return cache.mended(lambda store: store.index.entries())
 
 
-def rebuild(cache: WeightCache) -> int:
-    """Make the index again from the manifests, without a byte downloaded: the number of entries."""
-    return cache.rebuild()
-
-
 def verify(cache: WeightCache) -> Iterator[Verdict]:
     """Read every byte again, entry by entry; what is not as it was published is removed.
 
@@ -82,35 +78,49 @@ def verify(cache: WeightCache) -> Iterator[Verdict]:
 
 
 def remove(cache: WeightCache, name: str | None = None) -> Removal:
-    """Remove the entries of a name, or whose id begins with it; None: all. Leased ones stay.
+    """Remove the entries of a name, or whose id begins with it; None: all.
+
+    Leased ones stay, and so do downloads that somebody is at; others that are not finished go too.
 
     Raises:
         WeightNotFound: nothing has that name.
     """
     chosen = [
         entry
-        for entry in list_entries(cache)
-        if entry.state == "READY"
-        and (name is None or entry.name == name or (name and entry.entry_id.startswith(name)))
+        for entry in _removable(cache)
+        if name is None or entry.name == name or (name and entry.entry_id.startswith(name))
     ]
-    if name is not None and not chosen:
+    if name is None:
+        freed, _ = cache.clear()
+    elif chosen:
+        freed = cache.mended(lambda store: _remove(store, chosen))
+        cache.refresh()
+    else:
         raise WeightNotFound(
             f"nothing in the weight cache is called {name!r}: `thalamus-lite cache ls` shows"
             " the names"
         )
-    store = cache.store()
-    before = store.index.totals().bytes
-    gone: set[str] = set()
-    for start in range(0, len(chosen), eviction.PAGE):
-        page = [entry.entry_id for entry in chosen[start : start + eviction.PAGE]]
-        gone |= eviction.evict(store, page)
-    freed = max(0, before - store.index.totals().bytes)
-    cache.refresh()
+    left = {entry.entry_id for entry in _removable(cache)}
     return Removal(
-        removed=tuple(entry.name for entry in chosen if entry.entry_id in gone),
-        in_use=tuple(entry.name for entry in chosen if entry.entry_id not in gone),
+        removed=tuple(entry.name for entry in chosen if entry.entry_id not in left),
+        in_use=tuple(entry.name for entry in chosen if entry.entry_id in left),
         freed_bytes=freed,
     )
+
+
+def _removable(cache: WeightCache) -> list[Listed]:
+    return [entry for entry in list_entries(cache) if entry.state != "EVICTING"]
+
+
+def _remove(store: Store, chosen: list[Listed]) -> int:
+    """Bytes that went."""
+    unfinished = {entry.entry_id for entry in chosen if entry.state == "FETCHING"}
+    freed = eviction.drop_dead_partials(store, math.inf, unfinished)
+    whole = [entry.entry_id for entry in chosen if entry.state == "READY"]
+    before = store.index.totals().bytes
+    for start in range(0, len(whole), eviction.PAGE):
+        eviction.evict(store, whole[start : start + eviction.PAGE])
+    return freed + max(0, before - store.index.totals().bytes)
 
 
 def _problem(store: Store, entry_id: str, digests: dict[Identity, str]) -> str:

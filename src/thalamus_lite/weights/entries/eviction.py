@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 from collections import Counter
 from contextlib import ExitStack, suppress
@@ -14,7 +15,7 @@ from thalamus_lite.weights.entries.layout import remove
 from thalamus_lite.weights.lease import unlock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from thalamus_lite.weights.entries.store import Store
     from thalamus_lite.weights.index.records import Candidate, Unfinished
@@ -64,7 +65,7 @@ def make_room(store: Store, need: int) -> bool:
 
 def clear(store: Store) -> tuple[int, int]:
     """Evict all that has no lease: (bytes, files) freed."""
-    freed = drop_dead_partials(store, store.options.max_bytes)
+    freed = drop_dead_partials(store, math.inf)
     plan = Ledger()
     page: list[Candidate] = []
     for candidate in [*_in_order_of_use(store), None]:
@@ -136,13 +137,16 @@ def unlink_blobs(store: Store, dead: list[tuple[int, str]]) -> None:
         remove(path)
 
 
-def drop_dead_partials(store: Store, need: int) -> int:
-    """Give up downloads that nobody goes on with, until ``need`` bytes went; returns how many."""
+def drop_dead_partials(store: Store, need: float, only: Collection[str] | None = None) -> int:
+    """Give up downloads that nobody goes on with, until ``need`` bytes went; returns how many.
+
+    ``only``: the ids of the entries that they may be of; None: any.
+    """
     freed = 0
     for row in store.index.unfinished():
         if freed >= need:
             break
-        if row.state == "FETCHING":
+        if row.state == "FETCHING" and (only is None or row.entry_id in only):
             freed += _drop_if_dead(store, row)
     return freed
 
