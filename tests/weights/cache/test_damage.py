@@ -307,7 +307,12 @@ def test_a_rebuild_does_not_bring_back_what_verify_has_condemned(
         check(cache, content)
         assert cache.rebuild() == 3
         check(cache, content)
+        assert damaged.path.exists()
     assert len(origin.notes("download")) == 5
+    cache.close()
+    make().refresh()
+    assert not damaged.path.exists()
+    assert audit(root) == []
 
 
 def test_a_rebuild_removes_what_one_that_was_killed_has_left(

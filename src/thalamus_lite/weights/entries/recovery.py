@@ -14,7 +14,7 @@ from thalamus_lite.errors import WeightError
 from thalamus_lite.weights.entries.eviction import drop_partial, remove_entry, unlink_blobs
 from thalamus_lite.weights.entries.holds import take_over
 from thalamus_lite.weights.entries.layout import NO_LINK, disk_errors, link_or_copy, remove
-from thalamus_lite.weights.entries.strangers import drop, strangers_to
+from thalamus_lite.weights.entries.strangers import drop, entries_in_use, strangers_to
 from thalamus_lite.weights.index import schema, statements
 from thalamus_lite.weights.index.database import peek_version
 from thalamus_lite.weights.index.link import connect
@@ -126,6 +126,7 @@ def replace_index(layout: Layout, system: System, *, first: bool = False) -> int
         served = _build(aside, manifests, system.boot_id())
         # Before anybody can see the new index: what is begun from then on is no stranger.
         strangers = strangers_to(layout, [each for each in manifests if each.id in served])
+        _leave_to_openers(aside, entries_in_use(strangers, layout, system), system.boot_id())
         with disk_errors():
             if not first:
                 _quarantine(layout)
@@ -241,6 +242,13 @@ def _build(path: Path, manifests: list[Manifest], boot_id: str) -> set[str]:
         served = {statements.adopt(connection, manifest, boot_id) for manifest in manifests}
         connection.execute("COMMIT")
     return served
+
+
+def _leave_to_openers(path: Path, entry_ids: list[str], boot_id: str) -> None:
+    """Nothing else in the index made at ``path`` would tell them of these folders."""
+    with typed_errors(10.0), closing(connect(path, 10.0)) as connection:
+        for entry_id in entry_ids:
+            statements.condemn(connection, entry_id, boot_id)
 
 
 def _drop_half_made(layout: Layout) -> None:

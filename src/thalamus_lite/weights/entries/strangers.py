@@ -93,6 +93,21 @@ def strangers_to(layout: Layout, manifests: list[Manifest]) -> tuple[list[Path],
     return folders, blobs
 
 
+def entries_in_use(
+    strangers: tuple[list[Path], list[Path]], layout: Layout, system: System
+) -> list[str]:
+    """The names of those among the entries' folders that `drop` would leave."""
+    found = []
+    for folder in strangers[0]:
+        if folder.parent == layout.entries and folder.name.replace("-", "").isalnum():
+            fd = _lock(folder, system)
+            if fd is None:
+                found.append(folder.name)
+            elif fd >= 0:
+                unlock(fd)
+    return found
+
+
 def drop(strangers: tuple[list[Path], list[Path]], layout: Layout, system: System) -> None:
     """Remove them, but folders that somebody uses."""
     folders, blobs = strangers
@@ -105,10 +120,7 @@ def drop(strangers: tuple[list[Path], list[Path]], layout: Layout, system: Syste
 
 
 def _discard_unused(layout: Layout, folder: Path, system: System) -> None:
-    try:
-        fd = lock_folder(folder, fcntl.LOCK_EX, system.flock)
-    except OSError:
-        fd = -1
+    fd = _lock(folder, system)
     if fd is None:
         return
     try:
@@ -116,3 +128,11 @@ def _discard_unused(layout: Layout, folder: Path, system: System) -> None:
     finally:
         if fd >= 0:
             unlock(fd)
+
+
+def _lock(folder: Path, system: System) -> int | None:
+    """None: somebody uses the folder. -1: it cannot be locked, or is gone."""
+    try:
+        return lock_folder(folder, fcntl.LOCK_EX, system.flock)
+    except OSError:
+        return -1

@@ -141,6 +141,15 @@ def point(
     )
 
 
+def condemn(db: sqlite3.Connection, entry_id: str, boot_id: str) -> None:
+    """Have a later opener remove the folder of that name, which is no entry and still in use."""
+    db.execute(
+        "INSERT INTO entry (id, ident, name, state, bytes, boot_id)"
+        " VALUES (?, '#' || ?, ?, 'EVICTING', 0, ?)",
+        (entry_id, entry_id, entry_id, boot_id),
+    )
+
+
 def adopt(db: sqlite3.Connection, manifest: Manifest, boot_id: str) -> str:
     """Make READY what lies whole in the folder of ``manifest.id``; returns the id that serves."""
     row = db.execute("SELECT id, state FROM entry WHERE ident = ?", (manifest.ident,)).fetchone()
