@@ -13,7 +13,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests_weights_cache_fakes import Engine, Folder, audit, http, sha256
+from tests_weights_cache_fakes import Crash, Engine, Folder, audit, http, sha256
 
 from thalamus_lite.errors import CacheUnusable, WeightError
 from thalamus_lite.weights import local, maintenance
@@ -312,6 +312,27 @@ def test_a_rebuild_does_not_bring_back_what_verify_has_condemned(
     cache.close()
     make().refresh()
     assert not damaged.path.exists()
+    assert audit(root) == []
+
+
+def test_a_rebuild_under_a_download_leaves_nothing_of_it_behind(
+    make: Any, origin: Folder, root: Path, content: dict[str, bytes]
+) -> None:
+    """It goes on, tells the new index of what it brings, and does not come to its end."""
+    origin.put("late", os.urandom(300_000))
+
+    def rebuild(file: Any, done: int) -> None:
+        if done == 65536:
+            assert make().rebuild() == 3
+        elif done > 200_000:
+            raise Crash
+
+    with pytest.raises(Crash):
+        make(download=Engine(rebuild)).acquire(http("late"))
+    cache = make()
+    check(cache, content)
+    with closing(sqlite3.connect(root / "index.db")) as db:
+        assert db.execute("SELECT count(*) FROM part").fetchone() == (0,)
     assert audit(root) == []
 
 

@@ -252,10 +252,17 @@ def test_entries_are_listed_the_last_used_first(index: Index) -> None:
 
 
 def test_extents_that_cannot_be_read_are_none(index: Index, database: Database) -> None:
-    index.save_part("i", 0, Part("t", 1, "v", ((0, 1),), BOOT))
+    ident = claim(1, 0).ident
+    index.reserve(claim(1, 1), 100)
+    index.save_part(ident, 0, Part("t", 1, "v", ((0, 1),), BOOT))
     with database.write() as db:
         db.execute("UPDATE part SET extents = 'rubbish'")
-    assert index.parts("i")[0].extents == ()
+    assert index.parts(ident)[0].extents == ()
+
+
+def test_parts_of_a_download_without_a_row_of_its_own_are_not_saved(index: Index) -> None:
+    index.save_part("i", 0, Part("t", 1, "v", ((0, 1),), BOOT))
+    assert index.parts("i") == {}
 
 
 actions = st.lists(

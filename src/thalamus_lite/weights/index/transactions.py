@@ -138,15 +138,22 @@ class Index:
         }
 
     def save_part(self, ident: str, n: int, part: Part) -> None:
-        """Only who holds the ident's folder alone calls this."""
+        """Only who holds the ident's folder alone calls this.
+
+        Without a row of the entry (the index was made anew meanwhile) nothing is saved: nobody
+        would ever go on with the part, or remove its row.
+        """
         with self._db.write() as db:
             db.execute(
-                "INSERT INTO part VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (ident, n) DO UPDATE"
-                " SET token = excluded.token, size = excluded.size, validator = excluded.validator,"
-                " extents = excluded.extents, done = excluded.done, boot_id = excluded.boot_id",
+                "INSERT INTO part SELECT ?, ?, ?, ?, ?, ?, ?, ?"
+                " WHERE EXISTS (SELECT 1 FROM entry WHERE ident = ?) ON CONFLICT (ident, n)"
+                " DO UPDATE SET token = excluded.token, size = excluded.size,"
+                " validator = excluded.validator, extents = excluded.extents,"
+                " done = excluded.done, boot_id = excluded.boot_id",
                 (
                     *(ident, n, part.token, part.size, part.validator),
                     *(json.dumps(part.extents), statements.length(part.extents), part.boot_id),
+                    ident,
                 ),
             )
 
