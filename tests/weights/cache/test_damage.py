@@ -429,7 +429,9 @@ def test_an_entry_that_is_damaged_again_and_again_is_an_error(
     make: Any, content: dict[str, bytes]
 ) -> None:
     cache = make()
-    (entry,) = [each.entry_id for each in cache.store().index.entries() if each.relpath == "m0"]
+    (entry,) = [
+        each.entry_id for each in cache.store().index.entries() if each.name == "http://fake/m0"
+    ]
     tries: list[int] = []
 
     def work(_store: Any) -> None:

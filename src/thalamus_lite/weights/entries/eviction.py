@@ -120,11 +120,11 @@ def remove_entry(store: Store, entry_id: str) -> None:
     store.system.reached("removed")
 
 
-def unlink_blobs(store: Store, dead: list[tuple[int, str]]) -> None:
+def unlink_blobs(store: Store, dead: list[str]) -> None:
     if not dead:
         return
     layout = store.layout
-    trash = {sha256: layout.to_trash(layout.blob(sha256)) for _, sha256 in dead}
+    trash = {sha256: layout.to_trash(layout.blob(sha256)) for sha256 in dead}
     store.system.reached("unlinked")
     kept = store.index.drop_blobs(trash)
     for sha256, path in trash.items():

@@ -109,8 +109,8 @@ def _refuse_newer(path: Path) -> None:
         return
 
 
-def replace_index(layout: Layout, system: System, *, first: bool = False) -> int:
-    """Set the index aside and make one from the manifests; returns the number of entries.
+def replace_index(layout: Layout, system: System, *, first: bool = False) -> None:
+    """Set the index aside and make one from the manifests.
 
     The caller is inside `Database.replaced`. ``first``: there is none, and one that another has put
     there meanwhile stays.
@@ -132,7 +132,7 @@ def replace_index(layout: Layout, system: System, *, first: bool = False) -> int
                 _quarantine(layout)
                 os.replace(aside, layout.index)
             elif not _put_first(aside, layout.index):
-                return 0
+                return
     except BaseException:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
@@ -140,7 +140,6 @@ def replace_index(layout: Layout, system: System, *, first: bool = False) -> int
     drop(strangers, layout, system)
     if served:
         _log.warning("the weight cache's index was rebuilt: %d entries", len(served))
-    return len(served)
 
 
 def read_manifest(layout: Layout, entry_id: str) -> Manifest | None:

@@ -85,5 +85,3 @@ class Listed:
     name: str
     state: str
     bytes: int
-    files: int
-    relpath: str | None

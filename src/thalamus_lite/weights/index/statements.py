@@ -104,22 +104,22 @@ def put_files(
         db.execute("INSERT INTO entry_file VALUES (?, ?, ?)", (entry_id, file.relpath, blob_id))
 
 
-def drop_entry(db: sqlite3.Connection, entry_id: str) -> list[tuple[int, str]]:
-    """Its rows; returns the blobs (id, sha256) that are left without a holder, EVICTING now."""
+def drop_entry(db: sqlite3.Connection, entry_id: str) -> list[str]:
+    """Its rows; returns the blobs (sha256) that are left without a holder, EVICTING now."""
     blobs = db.execute(
-        "SELECT DISTINCT b.id, b.sha256 FROM entry_file f JOIN blob b ON b.id = f.blob_id"
+        "SELECT DISTINCT b.sha256 FROM entry_file f JOIN blob b ON b.id = f.blob_id"
         " WHERE f.entry_id = ?",
         (entry_id,),
     ).fetchall()
     db.execute("DELETE FROM entry_file WHERE entry_id = ?", (entry_id,))
     db.execute("DELETE FROM entry WHERE id = ?", (entry_id,))
     dead = []
-    for blob_id, sha256 in blobs:
+    for (sha256,) in blobs:
         changed = db.execute(
-            "UPDATE blob SET state = 'EVICTING' WHERE id = ? AND refs = 0", (blob_id,)
+            "UPDATE blob SET state = 'EVICTING' WHERE sha256 = ? AND refs = 0", (sha256,)
         ).rowcount
         if changed:
-            dead.append((blob_id, sha256))
+            dead.append(sha256)
     return dead
 
 

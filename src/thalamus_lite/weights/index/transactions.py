@@ -219,12 +219,12 @@ class Index:
                     (entry_id,),
                 )
 
-    def forget(self, entry_id: str, ident: str | None = None) -> list[tuple[int, str]]:
+    def forget(self, entry_id: str, ident: str | None = None) -> list[str]:
         """Drop the entry's rows, and the parts of ``ident``.
 
         Returns:
-            (id, sha256) of the blobs that nothing holds any more, EVICTING by now: unlink them,
-            then call `drop_blobs`.
+            The sha256 of the blobs that nothing holds any more, EVICTING by now: unlink them, then
+            call `drop_blobs`.
         """
         with self._db.write() as db:
             blobs = statements.drop_entry(db, entry_id)
@@ -233,7 +233,7 @@ class Index:
             return blobs
 
     def drop_blobs(self, sha256s: Iterable[str]) -> set[str]:
-        """Their files are out of the way. (An id may by now be that of another blob.)
+        """Their files are out of the way.
 
         Returns:
             Those that were taken into use again meanwhile, and stay.
@@ -256,21 +256,18 @@ class Index:
             ).fetchall()
         return [Unfinished(*statements.checked(row, str, str, str, str)) for row in rows]
 
-    def dead_blobs(self) -> list[tuple[int, str]]:
-        """(id, sha256) of those whose removal did not come to its end."""
+    def dead_blobs(self) -> list[str]:
+        """The sha256 of those whose removal did not come to its end."""
         with self._db.read() as db:
             rows = db.execute(
-                "SELECT id, sha256 FROM blob WHERE state = 'EVICTING' AND state != 'READY'"
+                "SELECT sha256 FROM blob WHERE state = 'EVICTING' AND state != 'READY'"
             ).fetchall()
-        return [(blob_id, sha256) for blob_id, sha256 in rows]
+        return [sha256 for (sha256,) in rows]
 
     def entries(self) -> list[Listed]:
         """All of them, the most recently used first; O(n), for the command line."""
         with self._db.read() as db:
             rows = db.execute(
-                "SELECT e.id, e.name, e.state, e.bytes,"
-                " (SELECT count(*) FROM entry_file f WHERE f.entry_id = e.id), e.relpath"
-                " FROM entry e ORDER BY e.last_used DESC"
+                "SELECT id, name, state, bytes FROM entry ORDER BY last_used DESC"
             ).fetchall()
-        kinds = (str, str, str, int, int, _MAYBE_TEXT)
-        return [Listed(*statements.checked(row, *kinds)) for row in rows]
+        return [Listed(*statements.checked(row, str, str, str, int)) for row in rows]
