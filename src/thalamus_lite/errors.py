@@ -275,7 +275,7 @@ class CacheFull(WeightError):
     def __init__(self, need: int, free: int, leased: int) -> None:
         super().__init__(
             f"the weight cache needs {need} bytes, {free} are free and {leased} are in use by"
-            " loaded models: raise THALAMUS_CACHE_MAX_GB or unload a model"
+            " loaded models or downloads: raise THALAMUS_CACHE_MAX_GB or unload a model"
         )
         self.need = need
         self.free = free

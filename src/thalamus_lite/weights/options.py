@@ -30,7 +30,8 @@ class CacheOptions:
         min_free_bytes: Kept free on the disk, whatever the budget allows.
         ttl_s: How long a mutable name (a branch, a URL, a key) is believed without asking again.
         offline: No origin is ever asked: what is not in the cache cannot be had.
-        busy_s: How long a transaction waits for another process's.
+        busy_s: How long a transaction waits for another process's, and who needs room for others'
+            evictions.
         patience_s: How long a download by another process may stand still before it is repeated
             beside it. Above the longest pause that a retry may take.
     """

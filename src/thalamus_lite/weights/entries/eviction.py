@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from thalamus_lite.weights.entries.holds import take_over
 from thalamus_lite.weights.entries.layout import remove
 from thalamus_lite.weights.lease import unlock
+from thalamus_lite.weights.transfer.giving_up import pause
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 PAGE = 64
 """Entries looked at, locked and removed at a time: each lock is a descriptor."""
+
+_FIRST_PAUSE_S = 0.01
+_LAST_PAUSE_S = 0.25
 
 
 @dataclass(slots=True)
@@ -43,30 +47,38 @@ class Ledger:
 def make_room(store: Store, need: int) -> bool:
     """Evict entries until at least ``need`` bytes went.
 
+    What others are just removing is waited for, for as long as for a transaction.
+
     False: that is not possible. Then no entry went.
+
+    Raises:
+        DownloadCancelled: nobody waits for the room any more.
     """
-    need -= drop_dead_partials(store, need)
-    if need <= 0:
-        return True
-    plan = Ledger()
-    victims: list[str] = []
-    for candidate in _in_order_of_use(store):
-        if plan.freed >= need:
-            break
-        if _is_free(store, candidate.entry_id):
-            plan.add(candidate)
-            victims.append(candidate.entry_id)
-    if plan.freed < need:
-        return False
-    for start in range(0, len(victims), PAGE):
-        evict(store, victims[start : start + PAGE])
-    return True
+    goal = _occupied(store) - need
+    waited_s, pause_s = 0.0, _FIRST_PAUSE_S
+    while True:
+        finish_evictions(store)
+        drop_dead_partials(store, _occupied(store) - goal)
+        need = _occupied(store) - goal
+        victims, busy = _victims(store, need)
+        if victims is not None:
+            for start in range(0, len(victims), PAGE):
+                evict(store, victims[start : start + PAGE])
+            return True
+        # In the order in which an entry goes: whatever goes meanwhile is seen in one of the places.
+        busy = busy or _more_is_going(store) or _occupied(store) - goal < need
+        if not (busy and store.locks_hold) or waited_s >= store.options.busy_s:
+            return False
+        pause(pause_s)
+        waited_s += pause_s
+        pause_s = min(2 * pause_s, _LAST_PAUSE_S)
 
 
 def clear(store: Store) -> tuple[int, int]:
     """Evict all that has no lease: (bytes, files) freed."""
-    freed = drop_dead_partials(store, math.inf)
     plan = Ledger()
+    plan.freed, plan.files = finish_evictions(store)
+    plan.freed += drop_dead_partials(store, math.inf)
     page: list[Candidate] = []
     for candidate in [*_in_order_of_use(store), None]:
         if candidate is not None:
@@ -77,7 +89,7 @@ def clear(store: Store) -> tuple[int, int]:
                 if each.entry_id in gone:
                     plan.add(each)
             page = []
-    return plan.freed + freed, plan.files
+    return plan.freed, plan.files
 
 
 def evict(store: Store, entry_ids: list[str]) -> set[str]:
@@ -95,8 +107,8 @@ def evict(store: Store, entry_ids: list[str]) -> set[str]:
 def condemn(store: Store, entry_id: str) -> bool:
     """Take out an entry whose files are not what they were.
 
-    False: somebody has a lease on it. Its content is free to be fetched again beside it, and the
-    next opener removes it.
+    False: somebody has a lease on it. Its content is free to be fetched again beside it, and who
+    next needs room, or opens the cache, removes it.
     """
     if evict(store, [entry_id]):
         return True
@@ -105,6 +117,22 @@ def condemn(store: Store, entry_id: str) -> bool:
         store.layout.manifest(entry_id).unlink()
     store.index.evict([entry_id])
     return False
+
+
+def finish_evictions(store: Store) -> tuple[int, int]:
+    """Remove what is EVICTING and what nobody holds: (bytes, files) freed.
+
+    Its evictor was killed in the middle, or left it to those who had a lease on it.
+    """
+    before = store.index.totals()
+    for row in store.index.unfinished():
+        if row.state == "EVICTING":
+            with ExitStack() as locks:
+                if _lock(store, row.entry_id, locks):
+                    remove_entry(store, row.entry_id)
+    unlink_blobs(store, store.index.dead_blobs())
+    after = store.index.totals()
+    return max(0, before.bytes - after.bytes), max(0, before.blobs - after.blobs)
 
 
 def remove_entry(store: Store, entry_id: str) -> None:
@@ -167,12 +195,37 @@ def _drop_if_dead(store: Store, row: Unfinished) -> int:
         return 0
     store.leases.at_work(fd)
     try:
-        before = store.index.totals()
+        before = _occupied(store)
         drop_partial(store, row)
-        after = store.index.totals()
+        return max(0, before - _occupied(store))
     finally:
         store.leases.done_with(fd)
-    return max(0, before.bytes + before.reserved_bytes - after.bytes - after.reserved_bytes)
+
+
+def _occupied(store: Store) -> int:
+    totals = store.index.totals()
+    return totals.bytes + totals.reserved_bytes
+
+
+def _victims(store: Store, need: int) -> tuple[list[str] | None, bool]:
+    """Entries that free ``need`` bytes together; None: there are not enough.
+
+    Also whether one is passed over that is just being removed.
+    """
+    plan = Ledger()
+    victims: list[str] = []
+    busy = False
+    if need <= 0:
+        return victims, busy
+    for candidate in _in_order_of_use(store):
+        if _is_free(store, candidate.entry_id):
+            plan.add(candidate)
+            victims.append(candidate.entry_id)
+        else:
+            busy = busy or not _is_leased(store, candidate.entry_id)
+        if plan.freed >= need:
+            return victims, busy
+    return None, busy
 
 
 def _in_order_of_use(store: Store) -> Iterator[Candidate]:
@@ -192,6 +245,25 @@ def _is_free(store: Store, entry_id: str) -> bool:
         return False
     unlock(fd)
     return True
+
+
+def _is_leased(store: Store, entry_id: str) -> bool:
+    """False: it is free, or somebody holds it alone, to remove it or to see whether it could go."""
+    if _is_free(store, entry_id):
+        return False
+    with suppress(FileNotFoundError):
+        fd = store.lock(entry_id, fcntl.LOCK_SH)
+        if fd is not None:
+            unlock(fd)
+            return True
+    return False
+
+
+def _more_is_going(store: Store) -> bool:
+    going = [row.entry_id for row in store.index.unfinished() if row.state == "EVICTING"]
+    if any(not _is_leased(store, entry_id) for entry_id in going):
+        return True
+    return bool(store.index.dead_blobs())
 
 
 def _lock(store: Store, entry_id: str, locks: ExitStack) -> bool:
