@@ -424,4 +424,112 @@ def test_a_folder_whose_index_another_process_makes_meanwhile_is_no_one_elses(
     cache = make()
     cache.acquire(http("m")).release()
     cache.acquire(http("n")).release()
+
+
+@pytest.fixture
+def image(make: Any, origin: Folder, mounted: Any) -> Any:
+    """A function that makes a container's view of the cache that its image came with."""
+    lower, target = mounted[0] / "lower", mounted[0] / "container"
+    for name in ("lower", "upper", "work", "container"):
+        (mounted[0] / name).mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)
+    place = str(target).encode()
+
+    def start() -> Path:
+        layers = [f"{name}dir={mounted[0] / name}" for name in ("lower", "upper", "work")]
+        if libc.mount(b"overlay", place, b"overlay", 0, ",".join(layers).encode()) != 0:
+            pytest.skip(f"this user may not mount an overlay: {os.strerror(ctypes.get_errno())}")
+        return target / "cache"
+
+    yield lower / "cache", start
+    libc.umount2(place, 2)
+
+
+def test_a_cache_that_came_with_an_image_makes_room(make: Any, origin: Folder, image: Any) -> None:
+    built, start = image
+    content = {name: origin.put(name, os.urandom(1000)) for name in ("m", "n")}
+    cache = make(root=built)
+    cache.acquire(http("m")).release()
+    cache.close()
+    root = start()
+    cache = make(root=root, max_bytes=1500)
+    for name in ("m", "n", "m"):
+        with cache.acquire(http(name)) as lease:
+            assert lease.path.read_bytes() == content[name]
+    assert cache.clear() == (1000, 1)
+    assert audit(root) == []
+    cache.close()
+
+
+@pytest.fixture
+def unmovable(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders of entries cannot be renamed, as in a lower layer."""
+    real = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        if path.parent.name == "entries":
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+
+
+def test_what_cannot_be_moved_is_deleted_where_it_is(
+    make: Any, origin: Folder, root: Path, unmovable: None
+) -> None:
+    content = {name: origin.put(name, os.urandom(1000)) for name in ("m", "n")}
+    cache = make(max_bytes=1500)
+    for name in ("m", "n", "m"):
+        with cache.acquire(http(name)) as lease:
+            assert lease.path.read_bytes() == content[name]
+    assert cache.clear() == (1000, 1)
+    assert audit(root) == []
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_a_crash_in_the_middle_of_a_deletion_is_gone_on_with(
+    make: Any,
+    origin: Folder,
+    root: Path,
+    unmovable: None,
+    monkeypatch: pytest.MonkeyPatch,
+    reopened: bool,
+) -> None:
+    data = origin.put("m", os.urandom(1000))
+    cache = make(max_bytes=1500)
+    cache.acquire(http("m")).release()
+
+    def crash(path: Path) -> None:
+        (path / "files" / "m").unlink()
+        raise _crash()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(layout.shutil, "rmtree", crash)
+        with pytest.raises(BaseException, match="crash"):
+            cache.clear()
+    if reopened:
+        cache.close()
+        cache = make(max_bytes=1500)
+        cache.refresh()
+        assert audit(root) == []
+    with cache.acquire(http("m")) as lease:
+        assert lease.path.read_bytes() == data
+    assert audit(root) == []
+
+
+def test_what_can_neither_be_moved_nor_deleted_is_an_error(
+    make: Any, origin: Folder, root: Path, unmovable: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin.put("m", os.urandom(1000))
+    cache = make()
+    cache.acquire(http("m")).release()
+
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(layout.shutil, "rmtree", fail)
+        with pytest.raises(CacheUnusable):
+            cache.clear()
+    cache.clear()
     assert audit(root) == []

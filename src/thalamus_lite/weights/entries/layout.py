@@ -145,13 +145,23 @@ class Layout:
             )
 
     def to_trash(self, path: Path) -> Path | None:
-        """Take a file or a folder out of sight in one step; None if it is gone already."""
+        """Take a file or a folder out of sight in one step; None if it is gone already.
+
+        The folders of a cache that came with a container's image cannot be moved: they are deleted
+        where they are, and after a crash half of one may be left.
+        """
         target = self.trash / secrets.token_hex(8)
         with disk_errors(), contextlib.suppress(FileNotFoundError):
             if not self.trash.is_dir() and os.path.lexists(path):
                 self.restore()
-            path.rename(target)
-            return target
+            try:
+                path.rename(target)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                _delete(path)
+            else:
+                return target
         return None
 
     def discard(self, path: Path) -> None:
@@ -193,6 +203,13 @@ def remove(path: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink()
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def link_or_copy(source: Path, target: Path, fsync: Callable[[int], None]) -> None:
