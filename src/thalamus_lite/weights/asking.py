@@ -5,28 +5,28 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from thalamus_lite.errors import (
     CacheUnusable,
     WeightChanged,
-    WeightNotFound,
+    WeightError,
     WeightOffline,
     WeightUnreachable,
 )
 from thalamus_lite.weights.entries.fill import fill
 from thalamus_lite.weights.entries.holds import FolderDeleted, PublishedMeanwhile
-from thalamus_lite.weights.entries.order import Means, Order, described
+from thalamus_lite.weights.entries.order import Means, Order
 from thalamus_lite.weights.flight import Flight
 from thalamus_lite.weights.freshness import is_fresh
+from thalamus_lite.weights.index.sqlerrors import IndexDamaged
 from thalamus_lite.weights.index.uses import Uses
-from thalamus_lite.weights.names import check_names
 from thalamus_lite.weights.origin import OriginOptions
 from thalamus_lite.weights.put import NoOrigin, NoProgress, Put, put_files, put_name, take
-from thalamus_lite.weights.transfer.answers import check_sizes
 from thalamus_lite.weights.transfer.giving_up import until
-from thalamus_lite.weights.want import Asked, Want, content_ident, source_key
+from thalamus_lite.weights.want import Asked, Want, content_ident, order_of, source_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,6 +168,24 @@ class Asker:
             time.sleep(pause)
             pause *= 2
 
+    def _confirmed(self, store: Store, key: str, known: Known) -> EntryLease | None:
+        """A lease on what the origin has just said that the key means.
+
+        Where that cannot be noted down it is asked again the next time; it is served all the same.
+        """
+        lease = self._lease(store, key, known)
+        if lease is None:
+            return None
+        try:
+            store.index.point(key, known.entry_id, known.validator, known.checked_at)
+        except BaseException as error:
+            if not isinstance(error, WeightError) or isinstance(error, IndexDamaged):
+                lease.release()
+                raise
+            _log.warning("the weight cache cannot note down what it has asked: %s", error)
+        self._hit(store, lease)
+        return lease
+
     def _hit(self, store: Store, lease: EntryLease) -> None:
         self._tally.hit()
         self._uses.used(store.index, lease.entry_id)
@@ -216,12 +234,8 @@ class Asker:
         if known is not None:
             remote = want.origin.revalidate(source, known.validator)
             if remote is None:
-                store.index.point(want.key, known.entry_id, known.validator, asked_at)
                 self._unreachable.pop(want.key, None)
-                lease = self._lease(store, want.key, known)
-                if lease is not None:
-                    self._hit(store, lease)
-                return lease
+                return self._confirmed(store, want.key, replace(known, checked_at=asked_at))
         else:
             remote = want.origin.list(source)
         means = Means(
@@ -229,7 +243,7 @@ class Asker:
         )
         for restarts in range(_RESTARTS + 1):
             try:
-                lease = self._fill(store, self._order(want, remote, asked_at), means)
+                lease = self._fill(store, order_of(want, remote, asked_at), means)
             except WeightChanged:
                 if restarts == _RESTARTS:
                     raise
@@ -240,30 +254,6 @@ class Asker:
                 return lease
         return None
 
-    def _order(self, want: Want, remote: RemoteFiles, asked_at: float) -> Order:
-        source, filename = want.asked.source, want.asked.filename
-        check_sizes(remote.files, source.name)
-        files = tuple(described(file) for file in remote.files)
-        if not files or (len(files) > 1 and not remote.directory):
-            raise WeightNotFound(f"{source.name} consists of no files: check its name")
-        if source.sha256 is not None:
-            # The user's word counts before the server's; theirs must then agree with it.
-            files = tuple(
-                replace(file, digests={**file.digests, "sha256": source.sha256}) for file in files
-            )
-        if filename is not None and not remote.directory:
-            files = (replace(files[0], relpath=filename),)
-        check_names(file.relpath for file in files)
-        remote = replace(remote, files=files)
-        for_ever = remote.immutable or source.sha256 is not None
-        return Order(
-            key=want.key,
-            ident=content_ident(want.key, remote),
-            name=source.name,
-            remote=remote,
-            checked_at=None if for_ever else asked_at,
-        )
-
     def _fill(self, store: Store, order: Order, means: Means) -> EntryLease | None:
         """A lease on the content of the order, made here unless it is there; None: look again."""
         self._uses.flush(store.index)
@@ -271,11 +261,10 @@ class Asker:
         for _ in range(_ROUNDS):
             ready = store.index.ready(order.ident)
             if ready is not None:
-                lease = self._lease(store, order.key, ready)
+                validator, checked_at = order.remote.validator, order.checked_at
+                ready = replace(ready, validator=validator, checked_at=checked_at)
+                lease = self._confirmed(store, order.key, ready)
                 if lease is not None:
-                    remote = order.remote
-                    store.index.point(order.key, ready.entry_id, remote.validator, order.checked_at)
-                    self._hit(store, lease)
                     return lease
             try:
                 made = fill(store, order, means)
@@ -287,6 +276,7 @@ class Asker:
                     raise
                 continue
             self._tally.miss()
-            self._tally.totals = store.index.totals()
+            with suppress(WeightError):
+                self._tally.totals = store.index.totals()
             return made
         return None

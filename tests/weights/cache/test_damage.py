@@ -20,6 +20,8 @@ from thalamus_lite.weights import local, maintenance
 from thalamus_lite.weights.cache import _MENDS
 from thalamus_lite.weights.entries import recovery
 from thalamus_lite.weights.entries.store import EntryDamaged
+from thalamus_lite.weights.index.sqlerrors import IndexDamaged
+from thalamus_lite.weights.index.transactions import Index
 from thalamus_lite.weights.maintenance import verify
 from thalamus_lite.weights.transfer.part import PartWriter
 
@@ -197,6 +199,67 @@ def test_a_locked_index_ends_in_a_sentence_and_leases_stay(
         other.execute("ROLLBACK")
     check(cache, content)
     lease.release()
+
+
+@pytest.mark.parametrize("answer", ["unchanged", "as it was before"])
+def test_what_is_here_is_served_while_the_index_cannot_be_written(
+    make: Any, origin: Folder, root: Path, content: dict[str, bytes], answer: str
+) -> None:
+    cache = make(busy_s=0.02, ttl_s=0.0)
+    cache.acquire(http("m0")).release()
+    if answer == "as it was before":
+        origin.put("m0", b"meanwhile")
+        cache.acquire(http("m0")).release()
+        origin.put("m0", content["m0"])
+    with closing(sqlite3.connect(root / "index.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for _ in range(2):
+            with cache.acquire(http("m0")) as lease:
+                assert lease.path.read_bytes() == content["m0"]
+        other.execute("ROLLBACK")
+    assert cache.snapshot().leases == 0
+    check(cache, content)
+
+
+@pytest.mark.parametrize("error", [IndexDamaged("torn"), KeyboardInterrupt()])
+def test_a_lease_is_given_back_when_what_was_asked_cannot_be_noted_down(
+    make: Any,
+    origin: Folder,
+    content: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+) -> None:
+    cache = make(ttl_s=0.0)
+    origin.put("m0", b"meanwhile")
+    cache.acquire(http("m0")).release()
+    origin.put("m0", content["m0"])
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "point", fail)
+        with pytest.raises(type(error)):
+            cache.acquire(http("m0"))
+    assert cache.snapshot().leases == 0
+    check(cache, content)
+
+
+def test_a_fresh_entry_is_handed_out_when_the_totals_cannot_be_read(
+    make: Any, origin: Folder, content: dict[str, bytes]
+) -> None:
+    data = origin.put("more", b"more")
+    cache = make(reached=lambda step: step == "cleaned" and delete_counters())
+
+    def delete_counters() -> None:
+        with closing(sqlite3.connect(cache.cache_dir / "index.db")) as db, db:
+            db.execute("DELETE FROM counter")
+
+    with cache.acquire(http("more")) as lease:
+        assert lease.path.read_bytes() == data
+        assert cache.snapshot().leases == 1
+    assert cache.snapshot().leases == 0
+    assert cache.stats().file_count == 5
 
 
 def test_flipped_bytes_of_the_index_never_serve_a_wrong_file(

@@ -223,6 +223,27 @@ def test_a_read_only_disk_serves_what_it_has(make: Any, origin: Folder, mounted:
         assert lease.path.read_bytes() == data
 
 
+def test_a_read_only_disk_serves_what_the_origin_says_is_unchanged(
+    make: Any, origin: Folder, mounted: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    target, read_only = mounted
+    data = origin.put("m", os.urandom(1000))
+    cache = make(root=target / "cache", ttl_s=0.0)
+    cache.acquire(http("m")).release()
+    cache.close()
+    read_only()
+    cache = make(root=target / "cache", ttl_s=0.0)
+    for _ in range(2):
+        with cache.acquire(http("m")) as lease:
+            assert lease.path.read_bytes() == data
+    assert len(origin.notes("revalidate")) == 2
+    assert "note down" in caplog.text
+    origin.put("m", b"another")
+    with pytest.raises(CacheUnusable, match="writable"):
+        cache.acquire(http("m"))
+    assert cache.snapshot().leases == 0
+
+
 def test_a_read_only_disk_with_something_unfinished_still_serves(
     make: Any, origin: Folder, mounted: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
