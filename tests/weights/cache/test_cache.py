@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+import subprocess
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -821,12 +823,30 @@ def test_a_network_file_system_is_refused(make: Any) -> None:
         make(fs_type=lambda path: "nfs4").stats()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives folders away")
 def test_a_folder_of_another_user_is_refused(make: Any, root: Path) -> None:
-    root.mkdir()
-    (root / "blobs").mkdir()
-    (root / "blobs").chmod(0o777)
-    with pytest.raises(CacheUnusable, match="this user alone"):
+    (root / "blobs").mkdir(parents=True)
+    os.chown(root / "blobs", 12345, -1)
+    with pytest.raises(CacheUnusable, match="belongs to this user alone"):
         make().stats()
+
+
+def test_folders_that_others_can_write_to_are_refused_until_they_cannot(
+    make: Any, origin: Folder, root: Path
+) -> None:
+    data = origin.put("m", b"x")
+    cache = make()
+    cache.acquire(http("m")).release()
+    cache.close()
+    # What a kubelet does to a volume with an fsGroup.
+    subprocess.run(["chmod", "-R", "g+rwX", root], check=True)
+    with pytest.raises(CacheUnusable, match="fsGroupChangePolicy") as refused:
+        make().stats()
+    advice = re.search("`(.*)`", str(refused.value))
+    assert advice is not None
+    subprocess.run(advice[1], shell=True, check=True)
+    with make(offline=True).acquire(http("m")) as lease:
+        assert lease.path.read_bytes() == data
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(make: Any, root: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shlex
 import shutil
 import stat
 from contextlib import contextmanager
@@ -138,10 +139,17 @@ class Layout:
 
     def _check_owner(self, folder: Path) -> None:
         found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
             raise CacheUnusable(
                 f"{folder} is not a folder that belongs to this user alone: set THALAMUS_CACHE_DIR"
                 " to a folder of your own"
+            )
+        if found.st_mode & 0o022:
+            # Who can write to models decides what is served, and what code a pickle runs.
+            raise CacheUnusable(
+                f"{folder} can be written by others than this user alone: run `chmod -R go-w"
+                f" {shlex.quote(os.fspath(self.root))}/*`; if it is a Kubernetes fsGroup that lets"
+                " them, set fsGroupChangePolicy: OnRootMismatch"
             )
 
     def to_trash(self, path: Path) -> Path | None:
