@@ -64,6 +64,47 @@ def test_downloads_under_way_count_before_they_are_on_the_disk(make: Any, origin
     assert refused == ["first"]
 
 
+@pytest.mark.parametrize(("free", "fits"), [(1599, False), (1600, True)])
+def test_where_files_cannot_be_linked_room_for_both_copies_is_kept(
+    make: Any, origin: Folder, monkeypatch: pytest.MonkeyPatch, free: int, fits: bool
+) -> None:
+    monkeypatch.setattr(layout.os, "link", no_link(errno.EPERM))
+    data = origin.put("m", os.urandom(300))
+    cache = make(min_free_bytes=1000, free_bytes=Disk(free))
+    if fits:
+        with cache.acquire(http("m")) as lease:
+            assert lease.path.read_bytes() == data
+        return
+    with pytest.raises(DiskFull, match="1 more free"):
+        cache.acquire(http("m"))
+    assert not origin.notes("download")
+    assert not list((cache.cache_dir / "partial").iterdir())
+
+
+def test_where_files_cannot_be_linked_those_that_are_here_are_copied(
+    make: Any, origin: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout.os, "link", no_link(errno.EPERM))
+    origin.digests = True
+    for name in ("a", "b"):
+        origin.put(name, b"x" * 300)
+    disk = Disk(free=1600)
+    cache = make(min_free_bytes=1000, free_bytes=disk)
+    with cache.acquire(http("a")):
+        disk.free = 1000
+        with pytest.raises(DiskFull):
+            cache.acquire(http("b"))
+        disk.free = 1300
+        cache.acquire(http("b")).release()
+
+
+def no_link(code: int) -> Any:
+    def link(*args: Any, **kwargs: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return link
+
+
 @pytest.mark.parametrize("name", ["extents", "verified", "staged", "entry_built", "shelved"])
 def test_a_disk_that_fills_up_at_any_step_loses_nothing_that_is_cached(
     make: Any, origin: Folder, root: Path, name: str
@@ -149,10 +190,7 @@ def test_an_fsync_that_fails_publishes_nothing(make: Any, origin: Folder, root: 
 def test_where_files_cannot_be_linked_they_are_copied(
     make: Any, origin: Folder, root: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    def no_link(*args: Any, **kwargs: Any) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(layout.os, "link", no_link)
+    monkeypatch.setattr(layout.os, "link", no_link(code))
     data = origin.put("m", os.urandom(1000))
     with make().acquire(http("m")) as lease:
         assert lease.path.read_bytes() == data

@@ -31,6 +31,7 @@ from thalamus_lite.weights.entries.layout import disk_errors, remove, seal
 from thalamus_lite.weights.entries.partials import Parts
 from thalamus_lite.weights.entries.publish import BlobsMissing, Finished, publish
 from thalamus_lite.weights.entries.shelf import Shelf
+from thalamus_lite.weights.entries.space import disk_short
 from thalamus_lite.weights.index.records import Claim, Unfinished
 from thalamus_lite.weights.index.statements import length
 from thalamus_lite.weights.manifest import ManifestFile
@@ -193,11 +194,8 @@ class _Maker:
                 )
 
     def _disk_short(self) -> int:
-        """Bytes by which all downloads under way, this one included, would fall below min_free."""
-        store = self._store
-        with disk_errors():
-            free = store.system.free_bytes(store.layout.root)
-        return store.index.totals().pending_bytes + store.options.min_free_bytes - free
+        here = sum(file.size for file in self._here.values())
+        return disk_short(self._store, self._hold.folder, here)
 
     def _download_missing(self) -> None:
         missing = {n: f for n, f in enumerate(self._order.remote.files) if n not in self._here}

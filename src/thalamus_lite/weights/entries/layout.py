@@ -236,6 +236,20 @@ def link_or_copy(source: Path, target: Path, fsync: Callable[[int], None]) -> No
             seal(target, fsync)
 
 
+def can_link(folder: Path) -> bool:
+    """Whether files here can have a second name; what else is wrong is met by whoever writes."""
+    one, two = (folder / f"{secrets.token_hex(8)}.probe" for _ in range(2))
+    try:
+        one.touch(mode=0o600)
+        os.link(one, two)
+    except OSError as error:
+        return error.errno not in NO_LINK
+    finally:
+        remove(one)
+        remove(two)
+    return True
+
+
 def seal(path: Path, fsync: Callable[[int], None]) -> int:
     """Read-only, and on the disk for good; returns its size."""
     with disk_errors():
