@@ -64,6 +64,22 @@ def test_downloads_under_way_count_before_they_are_on_the_disk(make: Any, origin
     assert refused == ["first"]
 
 
+def test_files_that_are_all_here_need_no_free_space(make: Any, origin: Folder) -> None:
+    origin.digests = True
+    data = os.urandom(300)
+    for name in ("a", "b"):
+        origin.put(name, data)
+    origin.put("other", os.urandom(300))
+    disk = Disk(free=1000)
+    cache = make(min_free_bytes=500, free_bytes=disk)
+    cache.acquire(http("other")).release()
+    cache.acquire(http("a")).release()
+    disk.free = 100
+    with cache.acquire(http("b")) as lease:
+        assert lease.path.read_bytes() == data
+    assert cache.stats().file_count == 2
+
+
 @pytest.mark.parametrize(("free", "fits"), [(1599, False), (1600, True)])
 def test_where_files_cannot_be_linked_room_for_both_copies_is_kept(
     make: Any, origin: Folder, monkeypatch: pytest.MonkeyPatch, free: int, fits: bool

@@ -195,7 +195,8 @@ class _Maker:
 
     def _disk_short(self) -> int:
         here = sum(file.size for file in self._here.values())
-        return disk_short(self._store, self._hold.folder, here)
+        whole = len(self._here) == len(self._needs)
+        return disk_short(self._store, self._hold.folder, here, whole=whole)
 
     def _download_missing(self) -> None:
         missing = {n: f for n, f in enumerate(self._order.remote.files) if n not in self._here}

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from thalamus_lite.weights.entries.store import Store
 
 
-def disk_short(store: Store, folder: Path, here: int) -> int:
+def disk_short(store: Store, folder: Path, here: int, *, whole: bool) -> int:
     """Bytes by which all downloads under way, this one included, would fall below min_free.
 
     Args:
         folder: That of this download.
         here: Bytes of those of its files that are here already.
+        whole: All of them are: it only gives them other names, if the disk can.
     """
     with disk_errors():
         free = store.system.free_bytes(store.layout.root)
@@ -27,4 +28,6 @@ def disk_short(store: Store, folder: Path, here: int) -> int:
     copies = totals.reserved_bytes + here
     if short + copies <= 0:
         return 0
-    return max(0, short) if can_link(folder) else short + copies
+    if not can_link(folder):
+        return short + copies
+    return 0 if whole else max(0, short)
