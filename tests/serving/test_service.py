@@ -367,7 +367,7 @@ async def test_shutdown_that_fails_is_told_to_the_server(monkeypatch: pytest.Mon
     to_app.put_nowait({"type": "lifespan.shutdown"})
     with pytest.raises(RuntimeError):
         await lifespan
-    assert said[-1] == {"type": "lifespan.shutdown.failed", "message": "first line"}
+    assert said[-1] == {"type": "lifespan.shutdown.failed", "message": "RuntimeError: first line"}
 
 
 async def test_request_that_cannot_be_answered_does_not_keep_the_shutdown(
