@@ -94,6 +94,8 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self.stopping = False
+        # By its owner, where it has one that must know.
+        self.end: Callable[[], Coroutine[Any, Any, None]] = self.stop
         self._last: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -236,7 +238,7 @@ class Engine:
             return
 
         async def end() -> None:
-            await self.stop()
+            await self.end()
             force()
 
         self._last = self.loop.create_task(end())

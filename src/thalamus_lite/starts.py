@@ -8,6 +8,7 @@ while that one runs, it does the work for all others.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 import time
@@ -113,6 +114,8 @@ class Starts:
             # Until here it answers that it is going down.
             if self.engine is engine:
                 self.engine = None
+                # A server that was told to end at once does not end its own.
+                self._lifespans = 0
 
     async def _started(self) -> Engine:
         """
@@ -199,6 +202,7 @@ class Starts:
         self._told = None
         self._backoff.succeeded()
         self.engine = engine
+        engine.end = functools.partial(self._stop, engine)
         return engine
 
 

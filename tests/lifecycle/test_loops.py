@@ -3,19 +3,31 @@
 import asyncio
 import contextlib
 import logging
+import signal
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lifecycle_kit import KEY, Door, In, Out, answers, body, engine_of, lanes_alive, until
+from lifecycle_kit import (
+    KEY,
+    PATIENCE_S,
+    Door,
+    In,
+    Out,
+    answers,
+    body,
+    engine_of,
+    lanes_alive,
+    until,
+)
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from thalamus_lite import Thalamus, starts
-from thalamus_lite.serving import backoff
+from thalamus_lite.serving import backoff, drain
 from thalamus_lite.testing import AsyncClient, Client
 
 HEADERS = {"X-API-Key": KEY}
@@ -55,6 +67,43 @@ def test_same_object_starts_again_after_its_shutdown() -> None:
         with Client(counting.app) as client:
             assert answers(client.post("/predict", json=body("x"))) == ["x"]
         assert (counting.loads, counting.unloads) == (times, times)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """What a server hears that waits for ever for a client that does not read."""
+    monkeypatch.setenv("THALAMUS_DRAIN_S", "0")
+    monkeypatch.setattr(drain, "CUT_OFF_AFTER_S", 0.01)
+    monkeypatch.setattr(drain, "FORCE_AFTER_S", 0.01)
+    numbers: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _frame: numbers.append(number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    yield numbers
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_same_object_starts_again_after_its_server_was_told_to_end_at_once(
+    told: list[int],
+) -> None:
+    counting = Counting()
+
+    async def serve() -> None:
+        # A server that is told so sends no lifespan.shutdown.
+        await counting.app._starts.begin()
+        signal.raise_signal(signal.SIGTERM)
+        await until(lambda: told == [signal.SIGTERM, signal.SIGINT])
+        assert counting.unloads == 1
+
+    async def serve_again() -> None:
+        async with asyncio.timeout(PATIENCE_S), AsyncClient(counting.app) as client:
+            assert answers(await client.post("/predict", json=body("x"))) == ["x"]
+
+    asyncio.run(serve())
+    asyncio.run(serve_again())
+    assert (counting.loads, counting.unloads) == (2, 2)
 
 
 async def test_second_start_on_the_same_loop_is_the_first_one() -> None:
