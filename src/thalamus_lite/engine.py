@@ -236,6 +236,8 @@ class Engine:
         """The server does not come to its end: give all back now, and then end it."""
         if self.stopping:
             return
+        # At once: the end of a lifespan may come before the first step of this one.
+        self.stopping = True
 
         async def end() -> None:
             await self.end()

@@ -77,7 +77,7 @@ class Starts:
         while True:
             engine = self.engine
             if engine is not None and engine.stopping:
-                await asyncio.sleep(LOOK_S)
+                await self._stopped(engine)
                 continue
             if engine is not None and not engine.loop.is_running():
                 # Its environment may be out of date, and its unload() is due.
@@ -87,7 +87,7 @@ class Starts:
         self._lifespans += 1
 
     async def end(self) -> None:
-        """Stop with the last lifespan."""
+        """Stop with the last lifespan, or wait for the stop that is under way."""
         self._lifespans = max(self._lifespans - 1, 0)
         if self._lifespans:
             return
@@ -96,8 +96,13 @@ class Starts:
             starting.cancel()
             await asyncio.wait([starting])
         engine = self.engine
-        if engine is not None and not engine.stopping:
-            await self._stop(engine)
+        if engine is not None:
+            await (self._stopped(engine) if engine.stopping else self._stop(engine))
+
+    async def _stopped(self, engine: Engine) -> None:
+        """Wait for a stop that is under way, here or in another loop."""
+        while self.engine is engine:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_S)
 
     async def _stop(self, engine: Engine) -> None:
         loop = asyncio.get_running_loop()

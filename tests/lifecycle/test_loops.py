@@ -42,6 +42,8 @@ class Counting:
         self.fail = False
         self.door = Door()
         self.door.open()
+        self.way_out = Door()
+        self.way_out.open()
         script = self
 
         @self.app.model(model_id="m", max_batch_size=4)
@@ -58,6 +60,7 @@ class Counting:
                 return [Out(text=item.text) for item in inputs]
 
             def unload(self) -> None:
+                script.way_out.wait()
                 script.unloads += 1
 
 
@@ -104,6 +107,22 @@ def test_same_object_starts_again_after_its_server_was_told_to_end_at_once(
     asyncio.run(serve())
     asyncio.run(serve_again())
     assert (counting.loads, counting.unloads) == (2, 2)
+
+
+async def test_end_of_a_lifespan_waits_for_the_end_that_is_under_way(told: list[int]) -> None:
+    counting = Counting()
+    await counting.app._starts.begin()
+    counting.way_out.shut()
+    signal.raise_signal(signal.SIGTERM)
+    await counting.way_out.reached()
+    # The client has left after all.
+    ending = asyncio.ensure_future(counting.app._starts.end())
+    await asyncio.sleep(0.03)
+    assert not ending.done()
+    counting.way_out.open()
+    await ending
+    assert counting.unloads == 1
+    assert not lanes_alive("m")
 
 
 async def test_second_start_on_the_same_loop_is_the_first_one() -> None:
