@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from lifecycle_kit import (
+    PATIENCE_S,
     Door,
     In,
     Out,
@@ -200,6 +201,22 @@ async def test_hung_unload_keeps_the_device_and_is_reported_until_it_returns() -
         await until(lambda: state_of(zoo.app, "m@1.0.0") == "unloaded")
         assert runtime._loaded is None
         assert answers(await client.post("/predict", json=body("x", model="m"))) == ["x"]
+
+
+async def test_load_that_waits_for_an_unload_that_hangs_is_told_so() -> None:
+    zoo = Zoo("unload")
+    async with AsyncClient(zoo.app) as client:
+        client.begin("POST", "/models/m/unload")
+        await zoo.door.reached()
+        load = client.begin("POST", "/models/m/load")
+        # It waits by then.
+        await asyncio.sleep(0.01)
+        assert look(zoo.app) == "quarantined"
+        async with asyncio.timeout(PATIENCE_S):
+            answer = await load.answer()
+        assert (answer.status, answer.json()["code"]) == (503, "lane_hung")
+        zoo.door.open()
+        await until(lambda: state_of(zoo.app, "m@1.0.0") == "unloaded")
 
 
 async def test_hung_load_is_reported_does_not_block_others_and_is_waited_for() -> None:

@@ -143,7 +143,7 @@ class ModelRuntime:
                     raise self._load_failed()
                 self._begin(self._load())
             was_loading = self.state is State.LOADING
-            await self._transition.settled()
+            await self._transition.settled_or_hung()
             if was_loading and self.state is State.FAILED:
                 raise self._load_failed()
 
