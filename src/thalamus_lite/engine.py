@@ -236,6 +236,7 @@ class Engine:
         """The server does not come to its end: give all back now, and then end it."""
         if self.stopping:
             return
+        _log.error("clients that do not read keep the server up: it is told to end at once")
         # At once: the end of a lifespan may come before the first step of this one.
         self.stopping = True
 

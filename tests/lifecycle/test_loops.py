@@ -125,6 +125,22 @@ async def test_end_of_a_lifespan_waits_for_the_end_that_is_under_way(told: list[
     assert not lanes_alive("m")
 
 
+async def test_unload_that_takes_its_time_is_not_taken_for_clients_that_do_not_read(
+    told: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    counting = Counting()
+    await counting.app._starts.begin()
+    counting.way_out.shut()
+    signal.raise_signal(signal.SIGTERM)
+    ending = asyncio.ensure_future(counting.app._starts.end())
+    await counting.way_out.reached()
+    await asyncio.sleep(0.05)
+    counting.way_out.open()
+    await ending
+    assert told == [signal.SIGTERM]
+    assert "keep the server up" not in caplog.text
+
+
 async def test_second_start_on_the_same_loop_is_the_first_one() -> None:
     counting = Counting()
     async with AsyncClient(counting.app), counting.app.lifespan():

@@ -145,8 +145,7 @@ class Drain:
         self._end = self._loop.call_later(FORCE_AFTER_S, self._force)
 
     def _force(self) -> None:
-        """The server still waits for connections whose clients do not read."""
+        """The server may still wait for connections whose clients do not read."""
         server = self._previous.get(signal.SIGINT)
         if self._signalled and self._chained and server is not None:
-            _log.error("clients that do not read keep the server up: it is told to end at once")
             self.on_stuck(lambda: server(signal.SIGINT, None))
