@@ -44,6 +44,8 @@ class Starts:
         self.engine: Engine | None = None
         self._make = make
         self._starting: asyncio.Task[Engine] | None = None
+        # For that start, in its own loop.
+        self._waiting: set[asyncio.Task[Any] | None] = set()
         self._lifespans = 0
         self._backoff = Backoff()
         self._told: BaseException | None = None
@@ -185,15 +187,27 @@ class Starts:
         """The start that is under way, or a new one; None where another loop's has ended.
 
         ``lasting``: it goes on when its caller is cancelled. A client that leaves must not take the
-        start with it.
+        start with it; a lifespan does, unless others wait for it too.
         """
         loop = asyncio.get_running_loop()
         with self._lock:
             starting = self._starting
             if starting is None or starting.done() or starting.get_loop().is_closed():
                 starting = self._starting = loop.create_task(self._start())
+                self._waiting = set()
+            waiting = self._waiting
         if starting.get_loop() is loop:
-            return await (asyncio.shield(starting) if lasting else starting)
+            caller = asyncio.current_task()
+            waiting.add(caller)
+            try:
+                return await asyncio.shield(starting)
+            except asyncio.CancelledError:
+                if waiting == {caller} and not lasting:
+                    starting.cancel()
+                    await asyncio.gather(starting, return_exceptions=True)
+                raise
+            finally:
+                waiting.discard(caller)
         while not (starting.done() or starting.get_loop().is_closed()):  # noqa: ASYNC110
             await asyncio.sleep(LOOK_S)
         return None

@@ -423,6 +423,29 @@ async def test_lifespan_that_is_cancelled_while_it_starts_leaves_nothing_behind(
         assert engine_of(counting.app).service.open
 
 
+@pytest.mark.parametrize("other", ["lifespan", "request"])
+async def test_lifespan_that_is_cancelled_leaves_its_start_to_others_who_wait_for_it(
+    other: str,
+) -> None:
+    counting = Counting()
+    counting.door.shut()
+    begin = counting.app._starts.begin
+    async with AsyncClient(counting.app, lifespan=False) as client:
+        cancelled = asyncio.ensure_future(begin())
+        await counting.door.reached()
+        asks = client.get("/health") if other == "request" else begin()
+        waits: asyncio.Future[Any] = asyncio.ensure_future(asks)
+        await asyncio.sleep(0.01)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        counting.door.open()
+        await waits
+        assert (await client.get("/ready")).status == 200
+        await counting.app._starts.end()
+    assert (counting.loads, counting.unloads) == (1, 1)
+
+
 async def test_start_under_way_at_the_end_of_a_lifespan_ends_with_it() -> None:
     counting = Counting()
     counting.door.shut()
