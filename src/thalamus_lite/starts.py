@@ -78,7 +78,7 @@ class Starts:
         """
         while True:
             engine = self.engine
-            if engine is not None and engine.stopping:
+            if engine is not None and engine.stopping and engine.loop.is_running():
                 await self._stopped(engine)
                 continue
             if engine is not None and not engine.loop.is_running():
@@ -102,8 +102,8 @@ class Starts:
             await (self._stopped(engine) if engine.stopping else self._stop(engine))
 
     async def _stopped(self, engine: Engine) -> None:
-        """Wait for a stop that is under way, here or in another loop."""
-        while self.engine is engine:  # noqa: ASYNC110
+        """Wait for a stop that is under way, here or in another loop, as long as that one runs."""
+        while self.engine is engine and engine.loop.is_running():  # noqa: ASYNC110
             await asyncio.sleep(LOOK_S)
 
     async def _stop(self, engine: Engine) -> None:

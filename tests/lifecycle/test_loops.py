@@ -368,6 +368,36 @@ def test_loop_that_stands_still_gives_the_app_away() -> None:
     assert counting.unloads == 1
 
 
+def test_end_that_stands_still_with_its_loop_keeps_nobody_from_starting() -> None:
+    counting = Counting()
+    still = asyncio.new_event_loop()
+
+    async def end_in_part() -> asyncio.Task[None]:
+        await counting.app._starts.begin()
+        counting.way_out.shut()
+        ending = asyncio.create_task(counting.app._starts.end())
+        await counting.way_out.reached()
+        return ending
+
+    async def serve_again() -> None:
+        async with asyncio.timeout(PATIENCE_S), AsyncClient(counting.app) as client:
+            assert answers(await client.post("/predict", json=body("x"))) == ["x"]
+
+    try:
+        ending = still.run_until_complete(end_in_part())
+        assert not ending.done()
+        counting.way_out.open()
+        asyncio.run(serve_again())
+    finally:
+        for task in asyncio.all_tasks(still):
+            task.cancel()
+        still.run_until_complete(asyncio.sleep(0.01))
+        still.close()
+    for lane in lanes_alive("m"):
+        lane.join(PATIENCE_S)
+    assert (counting.loads, counting.unloads) == (2, 2)
+
+
 async def test_request_while_the_app_goes_down_is_told_so_and_starts_nothing() -> None:
     counting = Counting()
     async with AsyncClient(counting.app, lifespan=False) as client, counting.app.lifespan():
