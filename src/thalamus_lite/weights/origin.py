@@ -111,7 +111,7 @@ class Origin(Protocol):
         ...
 
     def identity(self, source: WeightSource) -> str:
-        """The public, stable name of the mutable thing; does no I/O.
+        """The public, stable name of the mutable thing; asks nobody.
 
         Kind, endpoint, bucket and key or prefix, repo with filename and revision, or URL. No
         userinfo, no signature, no query string: see `names.url_identity` for how a query that

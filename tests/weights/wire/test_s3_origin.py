@@ -586,6 +586,30 @@ def test_identity_is_public(origin, monkeypatch):
     assert isinstance(origin_for(source, OriginOptions()), S3Origin)
 
 
+@pytest.mark.parametrize("file", ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"])
+def test_endpoint_of_a_profile_tells_its_objects_apart(origin, monkeypatch, tmp_path, file):
+    head = "profile " if file == "AWS_CONFIG_FILE" else ""
+    (tmp_path / "file").write_text(
+        f"[{head}prod]\n[{head}staging]\nendpoint_url = http://u:canary@staging.example/\n"
+    )
+    monkeypatch.setenv(file, str(tmp_path / "file"))
+    source = S3Weight(bucket="b", key="k", region="us-east-1")
+    names = {}
+    for profile in ("prod", "staging"):
+        monkeypatch.setenv("AWS_PROFILE", profile)
+        names[profile] = origin.identity(source)
+    assert names == {"prod": "s3:aws/b/k", "staging": "s3:http://staging.example/b/k"}
+
+
+def test_identity_costs_no_client_where_no_file_chooses_an_endpoint(origin, monkeypatch, tmp_path):
+    monkeypatch.setattr("thalamus_lite.weights.origins.s3_client.client_for", None)
+    (tmp_path / "config").write_text("[default]\nregion = eu-west-1\n")
+    for file in ("$HOME/config", "~/config", "~/none"):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("AWS_CONFIG_FILE", file)
+        assert origin.identity(S3Weight(bucket="b", key="k")) == "s3:aws/b/k"
+
+
 def test_nothing_secret_is_raised_or_logged_by_us(moto, origin, monkeypatch, caplog):
     monkeypatch.setenv("AWS_SESSION_TOKEN", "canary")
     caplog.set_level(logging.INFO)

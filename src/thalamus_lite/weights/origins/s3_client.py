@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from thalamus_lite.errors import (
     MissingExtra,
@@ -27,6 +30,13 @@ _READ_S = 60.0
 _CONNECTIONS = 32
 
 _lock = Lock()
+
+# Where botocore reads an endpoint_url from.
+_FILES = (
+    ("AWS_CONFIG_FILE", "~/.aws/config"),
+    ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+)
+_AWS = (".amazonaws.com", ".amazonaws.com.cn")
 
 _REGION = (
     "the bucket is in another region: give the region to the source, like"
@@ -105,6 +115,7 @@ def client_for(region: str | None = None, endpoint_url: str | None = None) -> An
         *(region, endpoint_url, str(unsigned)),
         *(env(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION")),
         *(env(name) for name in ("AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ACCESS_KEY_ID")),
+        *(env(name) for name in ("AWS_DEFAULT_PROFILE", *(name for name, _ in _FILES))),
     )
     with _lock:
         if key not in _shared.clients:
@@ -112,6 +123,29 @@ def client_for(region: str | None = None, endpoint_url: str | None = None) -> An
             with no_fork():
                 _shared.clients[key] = _new_client(region, endpoint_url, unsigned=unsigned)
         return _shared.clients[key]
+
+
+def chosen_endpoint(region: str | None, endpoint_url: str | None) -> str:
+    """The endpoint that somebody chose for such a client; ``""`` for AWS's own.
+
+    Raises:
+        MissingExtra, WeightSourceInvalid: as `client_for` does, where only botocore could tell.
+    """
+    chosen = endpoint_url or env("AWS_ENDPOINT_URL_S3") or env("AWS_ENDPOINT_URL")
+    if chosen:
+        return chosen
+    # A client takes half a second to make, which is much for a file that is in the cache.
+    if not any(_may_choose(env(name) or usual) for name, usual in _FILES):
+        return ""
+    found = str(client_for(region, None).meta.endpoint_url)
+    return "" if (urlsplit(found).hostname or "").endswith(_AWS) else found
+
+
+def _may_choose(file: str) -> bool:
+    try:
+        return b"endpoint_url" in Path(os.path.expandvars(file)).expanduser().read_bytes()
+    except (OSError, RuntimeError):
+        return False
 
 
 def forget_clients() -> None:

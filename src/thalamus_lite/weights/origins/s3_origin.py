@@ -14,13 +14,18 @@ from urllib.parse import urlsplit
 from urllib3 import HTTPHeaderDict
 
 from thalamus_lite.errors import WeightNotFound, WeightUnreachable
-from thalamus_lite.settings import env
 from thalamus_lite.weights.names import check_names, public_url
 from thalamus_lite.weights.origin import RemoteFile, RemoteFiles
 from thalamus_lite.weights.origins.addresses import Guard
 from thalamus_lite.weights.origins.http_body import HTTPBody
 from thalamus_lite.weights.origins.patterns import select
-from thalamus_lite.weights.origins.s3_client import ask, client_for, forget_clients, required
+from thalamus_lite.weights.origins.s3_client import (
+    ask,
+    chosen_endpoint,
+    client_for,
+    forget_clients,
+    required,
+)
 from thalamus_lite.weights.origins.s3_upload import exists, upload
 from thalamus_lite.weights.transfer.answers import check_sizes
 from thalamus_lite.weights.transfer.giving_up import go_on
@@ -61,9 +66,7 @@ class S3Origin:
 
     def identity(self, source: WeightSource) -> str:
         wanted = cast("S3Weight", source)
-        endpoint = (
-            wanted.endpoint_url or env("AWS_ENDPOINT_URL_S3") or env("AWS_ENDPOINT_URL") or ""
-        )
+        endpoint = chosen_endpoint(wanted.region, wanted.endpoint_url)
         where = public_url(endpoint).rstrip("/") if endpoint else "aws"
         return f"s3:{where}/{wanted.bucket}/{wanted.key or _folder(wanted.prefix)}"
 
