@@ -63,6 +63,7 @@ class FaultServer:
         self.script: deque[Act] = deque()
         self.head_script: deque[Act] = deque()
         self.paths: dict[str, Act] = {}
+        self.targets: dict[str, Act] = {}
         self.requests: list[Request] = []
         self.sent = 0
         self.ranges_answered = 0
@@ -91,7 +92,7 @@ class FaultServer:
 
     def reset(self) -> None:
         self.content, self.etag = b"", '"v1"'
-        for told in (self.script, self.head_script, self.paths, self.requests):
+        for told in (self.script, self.head_script, self.paths, self.targets, self.requests):
             told.clear()
 
     def close(self) -> None:
@@ -148,6 +149,8 @@ class FaultServer:
     def _next(self, request: Request) -> Act:
         with self._lock:
             self.requests.append(request)
+            if request.target in self.targets:
+                return self.targets[request.target]
             if request.path in self.paths:
                 return self.paths[request.path]
             script = self.head_script if request.method == "HEAD" else self.script

@@ -244,6 +244,37 @@ def test_version_is_pinned(moto_client, moto, origin, bench):
         bench.run(origin, found.files[0])
 
 
+@pytest.fixture
+def versionless(fault_server, act, make_content):
+    """A versioned bucket, and a policy of s3:GetObject alone."""
+    fault_server.content = make_content(100_000)
+    fault_server.paths["/b/k"] = act(headers={"x-amz-version-id": "v"})
+    fault_server.targets["/b/k?versionId=v"] = act(status=403, body=xml("AccessDenied"))
+    return fault_server
+
+
+def test_version_that_may_not_be_named_is_told_by_its_etag(versionless, origin, bench):
+    (file,) = origin.list(weight(versionless.url, bucket="b", key="k")).files
+    bench.run(origin, replace(file, digests={}))
+    assert bench.bytes() == versionless.content
+    assert sum("versionId" in request.target for request in versionless.requests) == 1
+    assert {request.headers.get("if-match") for request in versionless.gets()} == {'"v1"'}
+
+
+def test_version_that_may_not_be_named_and_has_changed_is_told(versionless, act, origin, bench):
+    (file,) = origin.list(weight(versionless.url, bucket="b", key="k")).files
+    versionless.paths["/b/k"] = act(status=412, body=xml("PreconditionFailed"))
+    with pytest.raises(WeightChanged):
+        bench.run(origin, file)
+
+
+def test_version_without_an_etag_is_asked_for_alone(versionless, origin, bench):
+    versionless.etag = None
+    (file,) = origin.list(weight(versionless.url, bucket="b", key="k")).files
+    with pytest.raises(WeightAccessDenied):
+        bench.run(origin, file)
+
+
 def test_object_older_than_versioning_has_no_version(moto_client, moto, origin):
     moto_client.put_object(Bucket="plain", Key="m", Body=b"x")
     moto_client.put_bucket_versioning(Bucket="plain", VersioningConfiguration={"Status": "Enabled"})

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from urllib3 import HTTPHeaderDict
 
-from thalamus_lite.errors import WeightNotFound, WeightUnreachable
+from thalamus_lite.errors import WeightAccessDenied, WeightNotFound, WeightUnreachable
 from thalamus_lite.weights.names import check_names, public_url
 from thalamus_lite.weights.origin import RemoteFile, RemoteFiles
 from thalamus_lite.weights.origins.addresses import Guard
@@ -63,6 +63,7 @@ class S3Origin:
 
     def __init__(self, options: OriginOptions, guard: Guard | None = None) -> None:
         self._guard = guard or (Guard() if options.deny_private_addresses else None)
+        self._versionless: set[str] = set()
 
     def identity(self, source: WeightSource) -> str:
         wanted = cast("S3Weight", source)
@@ -83,11 +84,8 @@ class S3Origin:
         return None if found.validator == validator else found
 
     def open(self, file: RemoteFile, start: int = 0, stop: int | None = None) -> RangeBody:
-        region, endpoint, bucket, key, version = json.loads(file.locator)
-        where = f"s3://{bucket}/{key}"
-        kwargs = {"Bucket": bucket, "Key": key, "VersionId": version or None}
-        kwargs |= {"Range": range_header(start, stop), "IfMatch": file.validator or None}
-        answer = ask(self._client(region, endpoint).get_object, where, **_given(kwargs))
+        wanted = range_header(start, stop)
+        answer, where = self._ask("get_object", file, {"Range": wanted} if wanted else {})
         # Below botocore's stream lies urllib3's, whose reads return what there is and can be ended
         # from another thread.
         told = answer["ResponseMetadata"]
@@ -99,11 +97,30 @@ class S3Origin:
         """What S3 knows of the object's bytes. A listing does not tell, so this is a HEAD."""
         if file.digests:
             return file.digests
+        bucket = json.loads(file.locator)[2]
+        head, _ = call(lambda: self._ask("head_object", file, {"ChecksumMode": "ENABLED"}))
+        return _digests(head, bucket)
+
+    def _ask(self, operation: str, file: RemoteFile, kwargs: dict[str, Any]) -> tuple[Any, str]:
+        """Ask about the object as it was listed; also returns what it is called in errors."""
         region, endpoint, bucket, key, version = json.loads(file.locator)
-        kwargs = {"Bucket": bucket, "Key": key, "VersionId": version or None}
-        kwargs |= {"ChecksumMode": "ENABLED", "IfMatch": file.validator or None}
-        head = self._client(region, endpoint).head_object
-        return _digests(call(lambda: ask(head, f"s3://{bucket}/{key}", **_given(kwargs))), bucket)
+        where = f"s3://{bucket}/{key}"
+        ask_for = partial(ask, getattr(self._client(region, endpoint), operation), where)
+        kwargs = {"Bucket": bucket, "Key": key, **kwargs}
+        if file.validator:
+            kwargs["IfMatch"] = file.validator
+        if not version or bucket in self._versionless:
+            return ask_for(**kwargs), where
+        try:
+            return ask_for(VersionId=version, **kwargs), where
+        except WeightAccessDenied:
+            if not file.validator:
+                raise
+        # To name a version takes a permission of its own (s3:GetObjectVersion). Without it the
+        # ETag guards the bytes, and an object that changes is listed again.
+        answer = ask_for(**kwargs)
+        self._versionless.add(bucket)
+        return answer, where
 
     def _object(self, source: S3Weight) -> RemoteFiles:
         bucket, key = source.bucket, source.key or ""
@@ -199,10 +216,6 @@ def _key(entry: Mapping[str, Any], prefix: str, where: str) -> str:
         )
     required(entry, "Size", where)
     return key
-
-
-def _given(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in kwargs.items() if value is not None}
 
 
 def _quoted(etag: str | None) -> str:
