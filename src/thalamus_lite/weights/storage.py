@@ -8,7 +8,13 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from thalamus_lite.errors import UnsafeName, WeightChanged, WeightOffline, WeightSourceInvalid
+from thalamus_lite.errors import (
+    ConfigurationError,
+    UnsafeName,
+    WeightChanged,
+    WeightOffline,
+    WeightSourceInvalid,
+)
 from thalamus_lite.schemas.storage import S3Ref
 from thalamus_lite.settings import Settings
 from thalamus_lite.weights.cache import WeightCache
@@ -63,10 +69,11 @@ def fetch(
     Raises:
         WeightError: it cannot be had; the sentence says what to do.
         WeightSourceInvalid: not a source that could be fetched; a ValueError as well.
+        ConfigurationError: the timeout is not a positive number; a ValueError as well.
     """
     if filename is not None and "/" in check_relpath(filename):
         raise UnsafeName(f"filename must be a bare name, without folders: {filename!r}")
-    asked = Asked(_source(source, filename), filename, timeout)
+    asked = Asked(_source(source, filename), filename, _timeout(timeout))
     if not cache:
         return _fetch_anew(asked)
     lease = get_cache().ask(asked)
@@ -108,6 +115,14 @@ def exists_s3(ref: str | S3Ref) -> bool:
 
 def _ref(ref: str | S3Ref) -> S3Ref:
     return S3Ref.from_uri(ref) if isinstance(ref, str) else ref
+
+
+def _timeout(timeout: object) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, int | float) and 0 < timeout <= threading.TIMEOUT_MAX:
+        return timeout
+    raise ConfigurationError("timeout must be a positive number of seconds, like timeout=300")
 
 
 def _source(source: str | S3Ref, filename: str | None) -> S3Weight | HTTPWeight:

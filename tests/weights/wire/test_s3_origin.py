@@ -5,6 +5,7 @@ import hashlib
 import logging
 import sys
 import threading
+import time
 import zlib
 from dataclasses import replace
 
@@ -398,6 +399,16 @@ def test_client_is_made_once_per_region_and_endpoint(moto, monkeypatch):
     forget_clients()
     monkeypatch.delenv("AWS_NO_SIGN_REQUEST")
     assert client_for("us-east-1", moto) is not first
+
+
+def test_server_that_never_answers_is_given_up(fault_server, act):
+    fault_server.paths["/b/k"] = act(raw=b"", stall=True)
+    origin = S3Origin(OriginOptions(timeout_s=0.2))
+    began = time.monotonic()
+    with pytest.raises(WeightUnreachable) as caught:
+        origin.revalidate(weight(fault_server.url, bucket="b", key="k"), "x")
+    assert is_retryable(caught.value)
+    assert time.monotonic() - began < 20
 
 
 def test_client_does_not_retry_by_itself(fault_server, act, origin):

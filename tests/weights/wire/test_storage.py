@@ -6,6 +6,7 @@ import pytest
 
 from thalamus_lite import S3Ref, exists_s3, fetch, get_cache, upload_s3
 from thalamus_lite.errors import (
+    ConfigurationError,
     UnsafeName,
     WeightAccessDenied,
     WeightChanged,
@@ -70,6 +71,20 @@ def test_filename_is_a_bare_name(fault_server, name):
     with pytest.raises(UnsafeName):
         fetch(fault_server.url + "/model.pt", filename=name)
     assert fault_server.requests == []
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e10, "5", []])
+def test_timeout_is_a_positive_number(fault_server, timeout, cache):
+    with pytest.raises(ConfigurationError, match="positive number of seconds"):
+        fetch(fault_server.url + "/model.pt", cache=cache, timeout=timeout)
+    assert fault_server.requests == []
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_timeout_of_none_is_the_usual_one(fault_server, cache):
+    path = fetch(fault_server.url + "/model.pt", cache=cache, timeout=None)
+    assert path.read_bytes() == fault_server.content
 
 
 def test_without_the_cache_it_is_really_fetched_and_the_callers_own(fault_server):

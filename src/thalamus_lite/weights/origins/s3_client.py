@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _CONNECT_S = 10.0
-# How long a first byte may take; a stall after it is the engine's to notice.
-_READ_S = 60.0
 _CONNECTIONS = 32
 
 _lock = Lock()
@@ -85,11 +84,21 @@ _STATUSES: dict[int, tuple[type[WeightError], str]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class ClientOptions:
+    """``timeout_s`` bounds each read; a body that stalls is the engine's to notice, before that."""
+
+    timeout_s: float = 60.0
+
+
+_USUAL = ClientOptions()
+
+
 class _Clients:
     """This process's own: two processes on one connection would get each other's answers."""
 
     def __init__(self) -> None:
-        self.clients: dict[tuple[str | None, ...], Any] = {}
+        self.clients: dict[tuple[str | ClientOptions | None, ...], Any] = {}
         watch(self)
 
     def after_fork(self) -> None:
@@ -100,7 +109,11 @@ class _Clients:
 _shared = _Clients()
 
 
-def client_for(region: str | None = None, endpoint_url: str | None = None) -> Any:
+def client_for(
+    region: str | None = None,
+    endpoint_url: str | None = None,
+    options: ClientOptions = _USUAL,
+) -> Any:
     """The botocore S3 client for this region and endpoint, made once; None: what botocore finds.
 
     Its retries are off: they would multiply ours. ``AWS_NO_SIGN_REQUEST=1`` makes it unsigned.
@@ -112,7 +125,7 @@ def client_for(region: str | None = None, endpoint_url: str | None = None) -> An
     unsigned = (env("AWS_NO_SIGN_REQUEST") or "").strip().lower() in ("1", "true", "yes", "on")
     # What botocore reads once, so that a changed environment is not met by an old client.
     key = (
-        *(region, endpoint_url, str(unsigned)),
+        *(region, endpoint_url, str(unsigned), options),
         *(env(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION")),
         *(env(name) for name in ("AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ACCESS_KEY_ID")),
         *(env(name) for name in ("AWS_DEFAULT_PROFILE", *(name for name, _ in _FILES))),
@@ -121,11 +134,13 @@ def client_for(region: str | None = None, endpoint_url: str | None = None) -> An
         if key not in _shared.clients:
             # A child that is born in the middle of an import could never import again.
             with no_fork():
-                _shared.clients[key] = _new_client(region, endpoint_url, unsigned=unsigned)
+                _shared.clients[key] = _new_client(region, endpoint_url, options, unsigned=unsigned)
         return _shared.clients[key]
 
 
-def chosen_endpoint(region: str | None, endpoint_url: str | None) -> str:
+def chosen_endpoint(
+    region: str | None, endpoint_url: str | None, options: ClientOptions = _USUAL
+) -> str:
     """The endpoint that somebody chose for such a client; ``""`` for AWS's own.
 
     Raises:
@@ -137,7 +152,7 @@ def chosen_endpoint(region: str | None, endpoint_url: str | None) -> str:
     # A client takes half a second to make, which is much for a file that is in the cache.
     if not any(_may_choose(env(name) or usual) for name, usual in _FILES):
         return ""
-    found = str(client_for(region, None).meta.endpoint_url)
+    found = str(client_for(region, None, options).meta.endpoint_url)
     return "" if (urlsplit(found).hostname or "").endswith(_AWS) else found
 
 
@@ -156,7 +171,9 @@ def forget_clients() -> None:
         _shared.clients.clear()
 
 
-def _new_client(region: str | None, endpoint_url: str | None, *, unsigned: bool) -> Any:
+def _new_client(
+    region: str | None, endpoint_url: str | None, options: ClientOptions, *, unsigned: bool
+) -> Any:
     try:
         import botocore.session
         from botocore import UNSIGNED
@@ -166,8 +183,8 @@ def _new_client(region: str | None, endpoint_url: str | None, *, unsigned: bool)
         raise MissingExtra('weights on S3 need botocore: pip install "thalamus-lite[s3]"') from None
     config = Config(
         retries={"total_max_attempts": 1},
-        connect_timeout=_CONNECT_S,
-        read_timeout=_READ_S,
+        connect_timeout=min(options.timeout_s, _CONNECT_S),
+        read_timeout=options.timeout_s,
         max_pool_connections=_CONNECTIONS,
         # The engine checks bytes in order and over all ranges; botocore would check each answer,
         # and many servers that are not AWS refuse its trailing checksums.

@@ -20,6 +20,7 @@ from thalamus_lite.weights.origins.addresses import Guard
 from thalamus_lite.weights.origins.http_body import HTTPBody
 from thalamus_lite.weights.origins.patterns import select
 from thalamus_lite.weights.origins.s3_client import (
+    ClientOptions,
     ask,
     chosen_endpoint,
     client_for,
@@ -63,11 +64,12 @@ class S3Origin:
 
     def __init__(self, options: OriginOptions, guard: Guard | None = None) -> None:
         self._guard = guard or (Guard() if options.deny_private_addresses else None)
+        self._options = ClientOptions(options.timeout_s)
         self._versionless: set[str] = set()
 
     def identity(self, source: WeightSource) -> str:
         wanted = cast("S3Weight", source)
-        endpoint = chosen_endpoint(wanted.region, wanted.endpoint_url)
+        endpoint = chosen_endpoint(wanted.region, wanted.endpoint_url, self._options)
         where = public_url(endpoint).rstrip("/") if endpoint else "aws"
         return f"s3:{where}/{wanted.bucket}/{wanted.key or _folder(wanted.prefix)}"
 
@@ -192,7 +194,7 @@ class S3Origin:
         )
 
     def _client(self, region: str | None, endpoint: str | None) -> Any:
-        client = client_for(region, endpoint)
+        client = client_for(region, endpoint, self._options)
         if self._guard is not None:
             parts = urlsplit(client.meta.endpoint_url)
             self._guard.addresses(parts.hostname or "", parts.port or 443)
