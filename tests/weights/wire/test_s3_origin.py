@@ -24,7 +24,7 @@ from thalamus_lite.errors import (
 from thalamus_lite.weights.origin import DownloadCancelled, OriginOptions
 from thalamus_lite.weights.origins.addresses import Guard
 from thalamus_lite.weights.origins.choice import origin_for
-from thalamus_lite.weights.origins.s3_client import ask
+from thalamus_lite.weights.origins.s3_errors import ask
 from thalamus_lite.weights.origins.s3_origin import (
     S3Origin,
     client_for,
@@ -616,7 +616,29 @@ def test_private_endpoint_is_refused_when_asked(moto):
     origin = S3Origin(OriginOptions(deny_private_addresses=True))
     with pytest.raises(WeightAccessDenied, match="private address"):
         origin.list(weight(moto, key="k"))
-    S3Origin(OriginOptions(), Guard(allowed=lambda address: True))
+
+
+def test_connection_goes_to_the_address_that_was_checked(fault_server):
+    guard = Guard(resolve=lambda host, port: ["127.0.0.1"], allowed=lambda address: True)
+    origin = S3Origin(OriginOptions(timeout_s=5.0), guard)
+    origin.list(weight(f"http://rebinding.example:{fault_server.port}", key="k"))
+    assert fault_server.requests[0].headers["host"] == f"rebinding.example:{fault_server.port}"
+
+
+def test_name_that_is_private_once_it_is_dialled_is_refused(fault_server):
+    answers = iter(["93.184.216.34", "127.0.0.1"])
+    origin = S3Origin(OriginOptions(), Guard(resolve=lambda host, port: [next(answers)]))
+    with pytest.raises(WeightAccessDenied, match="private address"):
+        origin.revalidate(weight(f"http://rebinding.example:{fault_server.port}", key="k"), "")
+    assert fault_server.requests == []
+
+
+def test_endpoint_behind_a_proxy_is_held_against_the_guard(fault_server, monkeypatch):
+    monkeypatch.setenv("http_proxy", fault_server.url)
+    origin = S3Origin(OriginOptions(), Guard(resolve=lambda host, port: ["10.0.0.1"]))
+    with pytest.raises(WeightAccessDenied, match=r"proxied\.example is a private address"):
+        origin.revalidate(weight("http://proxied.example", key="k"), "")
+    assert fault_server.requests == []
 
 
 def test_identity_is_public(origin, monkeypatch):

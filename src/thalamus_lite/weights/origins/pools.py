@@ -28,11 +28,29 @@ if TYPE_CHECKING:
 _QUERY = "x-thalamus-query"
 
 
+class _Connection(HTTPConnection):
+    """Puts the query back."""
+
+    response_class = TimedResponse
+
+    def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
+        headers = dict(kwargs.get("headers") or {})
+        query = headers.pop(_QUERY, None)
+        kwargs["headers"] = headers
+        super().request(method, url if query is None else f"{url}?{query}", *args, **kwargs)
+
+
+class _SecureConnection(_Connection, HTTPSConnection):
+    """The same over TLS."""
+
+
 class _QuietPool(HTTPConnectionPool):
     """urllib3 logs each request's target at DEBUG, and a signature is part of a query.
 
     A fork waits for whoever is in the queue of free connections: a child clears it away.
     """
+
+    ConnectionCls = _Connection
 
     def _get_conn(self, timeout: float | None = None) -> Any:
         with no_fork():
@@ -52,22 +70,15 @@ class _QuietPool(HTTPConnectionPool):
 class _QuietSecurePool(_QuietPool, HTTPSConnectionPool):
     """The same over TLS."""
 
+    ConnectionCls = _SecureConnection
 
-class _Connection(HTTPConnection):
-    """Puts the query back, and dials only what its guard let through."""
 
-    response_class = TimedResponse
-    guard: Guard | None = None
+class _Guarded(HTTPConnection):
+    """Dials only what its guard lets through."""
 
-    def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
-        headers = dict(kwargs.get("headers") or {})
-        query = headers.pop(_QUERY, None)
-        kwargs["headers"] = headers
-        super().request(method, url if query is None else f"{url}?{query}", *args, **kwargs)
+    guard: Guard
 
     def _new_conn(self) -> socket.socket:
-        if self.guard is None:
-            return super()._new_conn()
         name: str = self._dns_host
         failure: Exception | None = None
         # Dialling the addresses one by one keeps the name for TLS and the Host header, and leaves
@@ -83,8 +94,15 @@ class _Connection(HTTPConnection):
         raise failure or NewConnectionError(self, "the host has no address")
 
 
-class _SecureConnection(_Connection, HTTPSConnection):
-    """The same over TLS."""
+def guard_connections(manager: urllib3.PoolManager, guard: Guard) -> None:
+    """Have the connections of ``manager`` dial only what ``guard`` lets through."""
+    # Classes, because a pool makes its connections itself and takes no arguments for them.
+    pools: dict[str, Any] = manager.pool_classes_by_scheme
+    guarded = {}
+    for scheme, pool in pools.items():
+        connection = type("_GuardedConnection", (_Guarded, pool.ConnectionCls), {"guard": guard})
+        guarded[scheme] = type("_GuardedPool", (pool,), {"ConnectionCls": connection})
+    manager.pool_classes_by_scheme = guarded
 
 
 def basic_auth(login: str) -> str:
@@ -152,11 +170,7 @@ class Pools:
 
     @staticmethod
     def _prepared(manager: urllib3.PoolManager, guard: Guard | None) -> urllib3.PoolManager:
-        # Classes, because a pool makes its connections itself and takes no arguments for them.
-        plain = type("_GuardedConnection", (_Connection,), {"guard": guard})
-        secure = type("_GuardedSecureConnection", (_SecureConnection,), {"guard": guard})
-        manager.pool_classes_by_scheme = {
-            "http": type("_GuardedPool", (_QuietPool,), {"ConnectionCls": plain}),
-            "https": type("_GuardedSecurePool", (_QuietSecurePool,), {"ConnectionCls": secure}),
-        }
+        manager.pool_classes_by_scheme = {"http": _QuietPool, "https": _QuietSecurePool}
+        if guard is not None:
+            guard_connections(manager, guard)
         return manager

@@ -9,7 +9,6 @@ import logging
 import re
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 from urllib3 import HTTPHeaderDict
 
@@ -21,12 +20,11 @@ from thalamus_lite.weights.origins.http_body import HTTPBody
 from thalamus_lite.weights.origins.patterns import select
 from thalamus_lite.weights.origins.s3_client import (
     ClientOptions,
-    ask,
     chosen_endpoint,
     client_for,
     forget_clients,
-    required,
 )
+from thalamus_lite.weights.origins.s3_errors import ask, required
 from thalamus_lite.weights.origins.s3_upload import exists, upload
 from thalamus_lite.weights.transfer.answers import check_sizes
 from thalamus_lite.weights.transfer.giving_up import go_on
@@ -63,8 +61,8 @@ class S3Origin:
     """An `Origin` over botocore. A locator is ``[region, endpoint, bucket, key, version]``."""
 
     def __init__(self, options: OriginOptions, guard: Guard | None = None) -> None:
-        self._guard = guard or (Guard() if options.deny_private_addresses else None)
-        self._options = ClientOptions(options.timeout_s)
+        guard = guard or (Guard() if options.deny_private_addresses else None)
+        self._options = ClientOptions(options.timeout_s, guard)
         self._versionless: set[str] = set()
 
     def identity(self, source: WeightSource) -> str:
@@ -194,11 +192,7 @@ class S3Origin:
         )
 
     def _client(self, region: str | None, endpoint: str | None) -> Any:
-        client = client_for(region, endpoint, self._options)
-        if self._guard is not None:
-            parts = urlsplit(client.meta.endpoint_url)
-            self._guard.addresses(parts.hostname or "", parts.port or 443)
-        return client
+        return client_for(region, endpoint, self._options)
 
     @staticmethod
     def _locator(source: S3Weight, key: str, version: str) -> str:

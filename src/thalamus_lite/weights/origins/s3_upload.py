@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.errors import WeightError, WeightNotFound, WeightSourceInvalid
-from thalamus_lite.weights.origins.s3_client import ask, required
+from thalamus_lite.weights.origins.s3_errors import ask, required
 from thalamus_lite.weights.transfer.retry import RetryPolicy, call
 
 if TYPE_CHECKING:
