@@ -12,7 +12,7 @@ from thalamus_lite.weights.origin import DownloadCancelled, PartFile, RemoteFile
 from thalamus_lite.weights.put import NoProgress
 from thalamus_lite.weights.transfer.download import Transfer
 from thalamus_lite.weights.transfer.part import PartWriter
-from thalamus_lite.weights.transfer.tuning import MiB, TransferOptions
+from thalamus_lite.weights.transfer.tuning import Clock, MiB, TransferOptions
 
 SIZE = 64 * MiB
 
@@ -44,6 +44,31 @@ class Drips:
 
     def open(self, file, start=0, stop=None):
         return self.body(start)
+
+
+class Slow:
+    """A byte every 20 s, by the clock that it turns itself."""
+
+    status, start, validator, total = 200, 0, "", 8
+
+    def __init__(self):
+        self.now = 0.0
+        self.aborted = False
+
+    def open(self, file, start=0, stop=None):
+        return self
+
+    def read(self, n):
+        self.now += 20.0
+        # So that the thread that looks on does.
+        time.sleep(0.03)
+        return b"W"
+
+    def abort(self):
+        self.aborted = True
+
+    def close(self):
+        pass
 
 
 def bring(path, origin, cancel):
@@ -94,3 +119,12 @@ def test_a_part_that_is_closed_is_not_written_to(tmp_path):
         writer.write(5, b"67890")
     assert precious.closed
     assert (tmp_path / "precious").read_bytes() == b""
+
+
+def test_slow_answer_is_kept_where_a_new_one_would_begin_at_0(tmp_path):
+    slow = Slow()
+    file = RemoteFile("model", "model", slow.total, "", {})
+    part = PartFile(tmp_path / "part", file.size, "", (), lambda extents: None)
+    engine = Transfer(clock=Clock(now=lambda: slow.now))
+    engine(slow, file, part, progress=NoProgress("model"), cancel=threading.Event())
+    assert not slow.aborted

@@ -123,3 +123,10 @@ def test_gate_counts_a_late_look_for_its_whole_time():
     assert gate.too_slow(300.0)
     gate.received(3_000)
     assert not gate.too_slow(600.0)
+
+
+def test_standstill_is_slow_whatever_the_speed():
+    gate = SpeedGate(0.0, bytes_per_s=0, window_s=30)
+    gate.received(1)
+    assert not gate.too_slow(31.0)
+    assert gate.too_slow(62.0)

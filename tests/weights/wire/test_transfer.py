@@ -376,6 +376,15 @@ def test_slow_connection_is_given_up_for_a_new_one(small, fetch, bench, act):
     assert int(small.gets()[1].headers["range"].split("=")[1].split("-")[0]) > 0
 
 
+def test_stalled_connection_is_given_up_where_a_new_one_begins_at_0(small, fetch, bench, act):
+    small.etag = None
+    small.script.append(act(cut=10_000, stall=True))
+    bench.options = replace(bench.options, slow_window_s=0.2)
+    fetch(small.url + "/model.pt")
+    assert bench.bytes() == small.content
+    assert len(small.gets()) >= 2
+
+
 def test_garbage_is_a_broken_connection(small, fetch, bench, act):
     small.script.append(act(raw=b"SSH-2.0-OpenSSH_9.2\r\n"))
     fetch(small.url + "/model.pt")

@@ -273,8 +273,9 @@ class Job:
         options = self._options
         body = self._origin.open(self.file, start, stop_at)
         try:
-            gate = SpeedGate(self._clock.now(), options.slow_bytes_per_s, options.slow_window_s)
-            held = _Held(body, gate)
+            # A new connection would begin at 0 again, and be no faster.
+            least = options.slow_bytes_per_s if self._resumable else 0.0
+            held = _Held(body, SpeedGate(self._clock.now(), least, options.slow_window_s))
             with self._changed:
                 if stop.is_set():
                     raise _Stopped

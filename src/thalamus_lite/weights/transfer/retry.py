@@ -90,7 +90,10 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
 
 
 class SpeedGate:
-    """Says when a connection stayed below ``bytes_per_s`` for a whole window of ``window_s``."""
+    """Says when a connection stayed below ``bytes_per_s`` for a whole window of ``window_s``.
+
+    0 bytes a second: when it stood still.
+    """
 
     __slots__ = ("_least", "_seen", "_since", "_window_s")
 
@@ -106,7 +109,7 @@ class SpeedGate:
     def too_slow(self, now: float) -> bool:
         if now - self._since < self._window_s:
             return False
-        slow = self._seen < self._least * (now - self._since) / self._window_s
+        slow = not self._seen or self._seen < self._least * (now - self._since) / self._window_s
         self._since = now
         self._seen = 0
         return slow

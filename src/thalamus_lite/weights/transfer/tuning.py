@@ -28,6 +28,7 @@ class TransferOptions:
         progress_bytes: An attempt that brought less made no progress: else a server that sends a
             byte at a time would be asked for ever.
         slow_bytes_per_s: A connection below this for ``slow_window_s`` is given up for a new one.
+            Where that could not go on with the file, only one that stands still is.
     """
 
     parallel_from: int = 64 * MiB
