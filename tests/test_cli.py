@@ -142,6 +142,21 @@ def test_fetch_prints_the_path_and_fetches_once(run: Any, web: Web, tmp_path: Pa
     assert web.bodies == 1
 
 
+@pytest.mark.parametrize(("level", "lines"), [("INFO", 1), ("WARNING", 0)])
+def test_fetch_without_a_terminal_logs_what_it_brings(web: Web, level: str, lines: int) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "thalamus_lite", "fetch", f"{web.url}/model.bin"],
+        env={**os.environ, "THALAMUS_LOG_LEVEL": level},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.endswith("/model.bin\n")
+    said = [json.loads(line)["event"] for line in ended.stderr.splitlines()]
+    assert len(said) == lines
+    assert all(line.startswith(f"downloaded {web.url}/model.bin: 700 B") for line in said)
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [

@@ -178,10 +178,11 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _fetch(options: argparse.Namespace) -> int:
+    from thalamus_lite.weights.storage import get_cache
     from thalamus_lite.weights.uris import source_from_uri
 
     configure(Settings.from_env().log_level or "INFO")
-    with _cache().acquire(source_from_uri(options.source)) as lease:
+    with get_cache().acquire(source_from_uri(options.source)) as lease:
         _say(str(lease.path))
     return 0
 
