@@ -88,6 +88,10 @@ class RangeBody(Protocol):
         """
         ...
 
+    def abort(self) -> None:
+        """End a read in progress in another thread: it returns or raises at once."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -80,7 +80,7 @@ class Bench:
 
     def run(self, origin: Origin, file: RemoteFile, part: PartFile | None = None) -> Downloaded:
         clock = self.clock or Clock(wait=self._wait)
-        engine = Transfer(self.options, clock)
+        engine = Transfer(replace(self.options, clock=clock))
         part = part or self.part(file)
         return engine(origin, file, part, progress=self.progress, cancel=self.cancel)
 

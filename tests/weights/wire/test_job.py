@@ -125,6 +125,6 @@ def test_slow_answer_is_kept_where_a_new_one_would_begin_at_0(tmp_path):
     slow = Slow()
     file = RemoteFile("model", "model", slow.total, "", {})
     part = PartFile(tmp_path / "part", file.size, "", (), lambda extents: None)
-    engine = Transfer(clock=Clock(now=lambda: slow.now))
+    engine = Transfer(TransferOptions(clock=Clock(now=lambda: slow.now)))
     engine(slow, file, part, progress=NoProgress("model"), cancel=threading.Event())
     assert not slow.aborted

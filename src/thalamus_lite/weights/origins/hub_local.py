@@ -35,6 +35,9 @@ class LocalBody:
         self._position += len(data)
         return data
 
+    def abort(self) -> None:
+        """A disk keeps nobody waiting."""
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)

@@ -68,7 +68,6 @@ class Transfer:
     """`download` with other constants or another clock."""
 
     options: TransferOptions = field(default_factory=TransferOptions)
-    clock: Clock = field(default_factory=Clock)
 
     def __call__(
         self,
@@ -85,7 +84,7 @@ class Transfer:
             file = replace(file, digests={**origin.digests(file), **file.digests})
         writer = PartWriter(part, file.digests)
         try:
-            job = Job(self, origin, file, writer, progress)
+            job = Job(self.options, origin, file, writer, progress)
             self._resume(job, part)
             return self._verified(job, cancel)
         finally:

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from thalamus_lite.errors import WeightChanged, WeightError, WeightUnreachable
 from thalamus_lite.weights.origin import DownloadCancelled
@@ -20,25 +20,9 @@ if TYPE_CHECKING:
 
     from thalamus_lite.weights.origin import Origin, Progress, RangeBody, RemoteFile
     from thalamus_lite.weights.transfer.part import PartWriter
-    from thalamus_lite.weights.transfer.tuning import Clock, TransferOptions
+    from thalamus_lite.weights.transfer.tuning import TransferOptions
 
 _TICK_S = 0.02
-
-
-class Settings(Protocol):
-    """What a job reads of its `Transfer`."""
-
-    @property
-    def options(self) -> TransferOptions: ...
-    @property
-    def clock(self) -> Clock: ...
-
-
-@runtime_checkable
-class SupportsAbort(Protocol):
-    """A body that another thread can end: a read in progress returns or raises at once."""
-
-    def abort(self) -> None: ...
 
 
 class _Stopped(Exception):
@@ -63,8 +47,7 @@ class _Held:
     def abort(self) -> None:
         # Who aborts has to wait for the worker all the same, or to look after others.
         with suppress(Exception):
-            if isinstance(self.body, SupportsAbort):
-                self.body.abort()
+            self.body.abort()
 
 
 class Job:
@@ -76,7 +59,7 @@ class Job:
 
     def __init__(
         self,
-        settings: Settings,
+        options: TransferOptions,
         origin: Origin,
         file: RemoteFile,
         writer: PartWriter,
@@ -86,8 +69,8 @@ class Job:
         self.writer = writer
         self.progress = progress
         self.ranges_allowed = bool(file.validator)
-        self._options = settings.options
-        self._clock = settings.clock
+        self._options = options
+        self._clock = options.clock
         self._origin = origin
         self._changed = threading.Condition()
         self._stop = threading.Event()

@@ -17,6 +17,15 @@ MiB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
+class Clock:
+    """Time and chance. ``wait(event, s)`` waits for ``s`` seconds or for the event."""
+
+    now: Callable[[], float] = time.monotonic
+    wait: Callable[[threading.Event, float], object] = threading.Event.wait
+    uniform: Callable[[float, float], float] = random.uniform
+
+
+@dataclass(frozen=True, slots=True)
 class TransferOptions:
     """Sizes are bytes.
 
@@ -42,16 +51,8 @@ class TransferOptions:
     progress_bytes: int = 64 * 1024
     slow_bytes_per_s: float = 64 * 1024
     slow_window_s: float = 30.0
+    clock: Clock = field(default_factory=Clock)
 
     def save_every(self, size: int | None) -> int:
         """How many bytes of a file of ``size`` may come before its extents are saved."""
         return max(self.save_bytes, min((size or 0) // 100, 64 * MiB))
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """Time and chance. ``wait(event, s)`` waits for ``s`` seconds or for the event."""
-
-    now: Callable[[], float] = time.monotonic
-    wait: Callable[[threading.Event, float], object] = threading.Event.wait
-    uniform: Callable[[float, float], float] = random.uniform
