@@ -155,16 +155,20 @@ def http_url(url: str, field: str) -> str:
     Raises:
         ValueError: it is not.
     """
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme.lower() in ("http", "https") and bool(parts.hostname)
-        # Reading the port is what makes urlsplit look at it.
-        usable = usable and parts.port != 0 and " " not in parts.netloc
-    except ValueError:
-        usable = False
-    if not usable or has_control(url):
+    if not has_host(url) or urlsplit(url).scheme not in ("http", "https"):
         raise ValueError(f"{field} must be http:// or https:// URLs with a host")
     return url
+
+
+def has_host(url: str) -> bool:
+    """Whether ``url``, of whatever scheme, names a host and a port that can be dialled."""
+    try:
+        parts = urlsplit(url)
+        # Reading the port is what makes urlsplit look at it.
+        dialled = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return dialled and " " not in parts.netloc and not has_control(url)
 
 
 def with_spaces(url: str) -> str:

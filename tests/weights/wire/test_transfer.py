@@ -289,10 +289,6 @@ def test_wrong_digest_is_corrupt_after_two_downloads(small, fetch, bench):
     assert bench.saved[-1] == ()
 
 
-def test_user_digest_in_capitals_matches(small, fetch):
-    fetch(small.url + "/model.pt", sha256=hashlib.sha256(small.content).hexdigest().upper())
-
-
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
 def test_server_trouble_is_retried(small, fetch, bench, act, status):
     small.script.extend([act(status=status)] * 3)

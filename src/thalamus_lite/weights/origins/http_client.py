@@ -25,7 +25,7 @@ from thalamus_lite.errors import (
     WeightSourceInvalid,
     WeightUnreachable,
 )
-from thalamus_lite.weights.names import as_browsers, public_url
+from thalamus_lite.weights.names import as_browsers, has_control, http_url, public_url
 from thalamus_lite.weights.origins.addresses import Guard
 from thalamus_lite.weights.origins.http_head import limit
 from thalamus_lite.weights.origins.pools import Pools, basic_auth
@@ -258,12 +258,12 @@ def _redirected(url: str, location: str | None) -> str:
     if not location:
         raise WeightUnreachable(f"{where} redirects to nowhere: the server is misconfigured")
     try:
-        parts = urlsplit(urljoin(url, as_browsers(_utf8(location))))
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        usable = usable and " " not in parts.netloc
+        # urlsplit drops some of the controls.
+        usable = not has_control(location)
+        parts = urlsplit(http_url(urljoin(url, as_browsers(_utf8(location))), "redirects"))
     except ValueError:
         usable = False
-    if not usable or any(c < " " or c == "\x7f" for c in location):
+    if not usable:
         raise WeightUnreachable(
             f"{where} redirects to something that is not an http:// or https:// URL: it is not"
             " followed"

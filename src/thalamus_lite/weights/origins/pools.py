@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
@@ -17,6 +17,7 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from thalamus_lite.errors import WeightSourceInvalid
 from thalamus_lite.weights.forks import no_fork
+from thalamus_lite.weights.names import has_host
 from thalamus_lite.weights.origins.http_head import TimedResponse
 
 if TYPE_CHECKING:
@@ -110,20 +111,6 @@ def basic_auth(login: str) -> str:
     return "Basic " + base64.b64encode(login.encode("utf-8", "surrogateescape")).decode()
 
 
-def _proxy_parts(url: str) -> SplitResult:
-    try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        usable = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or any(c <= " " for c in parts.netloc):
-        raise WeightSourceInvalid(
-            "the proxy of the environment is not a usable URL: check http_proxy, https_proxy and"
-            " all_proxy"
-        )
-    return parts
-
-
 class Pools:
     """The pool manager for a URL: direct, or through the proxy that the environment names.
 
@@ -155,7 +142,13 @@ class Pools:
             manager.clear()
 
     def _proxy(self, url: str) -> urllib3.PoolManager:
-        parts = _proxy_parts(url)
+        url = url if "://" in url else f"http://{url}"
+        if not has_host(url):
+            raise WeightSourceInvalid(
+                "the proxy of the environment is not a usable URL: check http_proxy, https_proxy"
+                " and all_proxy"
+            )
+        parts = urlsplit(url)
         if parts.scheme not in ("http", "https"):
             raise WeightSourceInvalid(
                 f"the proxy of the environment is of kind {parts.scheme}, which is not supported:"

@@ -123,11 +123,7 @@ class Verifier:
         if not self.check:
             return True
         found = self.sha256 if self._second is None else self._second.digest()
-        # Hex is spelled in either case; base64 is not.
-        return found == self._claim or (self.check in _HEX and found == self._claim.strip().lower())
-
-
-_HEX = frozenset({"sha256", "git_sha1", "sha1", "md5"})
+        return found == self._claim
 
 
 def is_verifiable(file: RemoteFile) -> bool:
