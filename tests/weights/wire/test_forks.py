@@ -11,7 +11,7 @@ import trustme
 from thalamus_lite.weights import forks, storage
 from thalamus_lite.weights.cache import WeightCache
 from thalamus_lite.weights.options import CacheOptions
-from thalamus_lite.weights.origins.s3_client import client_for, forget_clients
+from thalamus_lite.weights.origins.s3_client import client_for
 from thalamus_lite.weights.sources import HTTPWeight
 
 
@@ -51,7 +51,6 @@ def test_child_has_clients_of_s3_of_its_own(in_child):
     client = client_for("us-east-1", "http://127.0.0.1:1")
     assert in_child(lambda: client_for("us-east-1", "http://127.0.0.1:1") is client) is False
     assert client_for("us-east-1", "http://127.0.0.1:1") is client
-    forget_clients()
 
 
 def test_lock_that_a_thread_of_the_parent_holds_is_free_in_a_child(tmp_path, in_child):

@@ -423,7 +423,6 @@ def test_guarded_connection_keeps_the_name_for_tls(secure, monkeypatch, tmp_path
     (file,) = origin.list(source(f"https://weights.example:{secure.port}/a.pt")).files
     assert file.size == 10_000
     assert secure.requests[0].headers["host"] == f"weights.example:{secure.port}"
-    origin.close()
 
 
 def test_redirect_from_https_to_http_is_refused(secure, http, act, monkeypatch, tmp_path):
@@ -496,7 +495,6 @@ def test_redirect_to_a_private_address_is_refused(server, act):
     server.paths["/x"] = redirect(act, "http://169.254.169.254/latest/meta-data")
     with pytest.raises(WeightAccessDenied, match=r"169\.254\.169\.254 is a private address"):
         origin.list(source(server.url + "/x"))
-    origin.close()
 
 
 def test_connection_goes_to_the_address_that_was_checked(server):
@@ -505,14 +503,12 @@ def test_connection_goes_to_the_address_that_was_checked(server):
     origin = HTTPOrigin(OriginOptions(), guard)
     (file,) = origin.list(source(f"http://rebinding.example:{server.port}/a.pt")).files
     assert file.size == 10_000
-    origin.close()
 
 
 def test_next_address_is_tried(server):
     guard = Guard(resolve=lambda host, port: ["127.0.0.2", "127.0.0.1"], allowed=lambda a: True)
     origin = HTTPOrigin(OriginOptions(timeout_s=5.0), guard)
     origin.list(source(f"http://two.example:{server.port}/a.pt"))
-    origin.close()
 
 
 @pytest.mark.parametrize("addresses", [[], ["127.0.0.2"]])

@@ -44,9 +44,7 @@ def repo(hub, make_repo, make_content):
 
 @pytest.fixture
 def origin(hub):
-    origin = HubOrigin(OriginOptions(timeout_s=5.0), endpoint=hub.url)
-    yield origin
-    origin.close()
+    return HubOrigin(OriginOptions(timeout_s=5.0), endpoint=hub.url)
 
 
 def bring(bench, origin, source):

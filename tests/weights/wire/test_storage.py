@@ -166,8 +166,10 @@ def test_upload_exists_and_fetch_again(s3, tmp_path):
 def test_moto_in_the_process_serves_as_s3_does(monkeypatch, make_content, tmp_path):
     from moto import mock_aws
 
-    from thalamus_lite.weights.origins.s3_client import client_for, forget_clients
+    from thalamus_lite.weights.origins.s3_client import _shared, client_for
 
+    # None of these outlives moto.
+    monkeypatch.setattr(_shared, "clients", {})
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     content = make_content(300_000)
     with mock_aws():
@@ -178,7 +180,6 @@ def test_moto_in_the_process_serves_as_s3_does(monkeypatch, make_content, tmp_pa
             assert fetch("s3://files/deep/model.bin", cache=cache).read_bytes() == content
         with get_cache().acquire(S3Weight(bucket="files", prefix="deep")) as lease:
             assert (lease.path / "model.bin").read_bytes() == content
-    forget_clients()
 
 
 def test_upload_of_a_file_that_is_not_there_is_a_file_not_found_too(s3, tmp_path):

@@ -360,7 +360,6 @@ def test_server_that_never_answers_is_given_up(small, fetch, bench, act):
     fetch.origin = HTTPOrigin(OriginOptions(timeout_s=0.2))
     fetch(small.url + "/model.pt")
     assert bench.bytes() == small.content
-    fetch.origin.close()
 
 
 def test_slow_connection_is_given_up_for_a_new_one(small, fetch, bench, act):

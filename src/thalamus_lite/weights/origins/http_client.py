@@ -153,9 +153,6 @@ class HTTPClient:
             self._targets[url] = (answer.url, time.monotonic() + _TARGET_TTL_S)
         return replace(answer, broken=forget)
 
-    def close(self) -> None:
-        self._pools.close()
-
     def _once(self, method: str, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
         try:
             return self._pools.pool_for(url).urlopen(

@@ -93,9 +93,6 @@ class HTTPOrigin:
                 raise RangesRefused
         return opened(answer, file, public_url(file.locator))
 
-    def close(self) -> None:
-        self._client.close()
-
     def _wanted(self, source: HTTPWeight) -> Sequence[str]:
         """The source's URLs, those that patterns leave out not even asked for."""
         return select(source.urls, source.allow_patterns, source.file_name, "the URLs")

@@ -102,9 +102,6 @@ class HubOrigin:
         body.validator = file.validator
         return body
 
-    def close(self) -> None:
-        self._client.close()
-
     def _list(self, source: HFWeight) -> RemoteFiles:
         return self._snapshot(source) if source.filename is None else self._file(source)
 

@@ -137,10 +137,6 @@ class Pools:
             self._proxied[proxy] = self._prepared(self._proxy(proxy), None)
         return self._proxied[proxy]
 
-    def close(self) -> None:
-        for manager in (self._direct, *self._proxied.values()):
-            manager.clear()
-
     def _proxy(self, url: str) -> urllib3.PoolManager:
         url = url if "://" in url else f"http://{url}"
         if not has_host(url):

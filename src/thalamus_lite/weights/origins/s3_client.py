@@ -109,14 +109,6 @@ def _may_choose(file: str) -> bool:
         return False
 
 
-def forget_clients() -> None:
-    """Close all clients; the next call makes new ones."""
-    with _lock:
-        for client in _shared.clients.values():
-            client.close()
-        _shared.clients.clear()
-
-
 def _new_client(
     region: str | None, endpoint_url: str | None, options: ClientOptions, *, unsigned: bool
 ) -> Any:

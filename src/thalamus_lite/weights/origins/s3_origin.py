@@ -22,7 +22,6 @@ from thalamus_lite.weights.origins.s3_client import (
     ClientOptions,
     chosen_endpoint,
     client_for,
-    forget_clients,
 )
 from thalamus_lite.weights.origins.s3_errors import ask, required
 from thalamus_lite.weights.origins.s3_upload import exists, upload
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from thalamus_lite.weights.origin import OriginOptions, RangeBody
     from thalamus_lite.weights.sources import S3Weight, WeightSource
 
-__all__ = ["S3Origin", "client_for", "exists", "forget_clients", "upload"]
+__all__ = ["S3Origin", "client_for", "exists", "upload"]
 
 _log = logging.getLogger("thalamus_lite")
 
