@@ -648,28 +648,56 @@ def test_identity_is_public(origin, monkeypatch):
     assert isinstance(origin_for(source, OriginOptions()), S3Origin)
 
 
-@pytest.mark.parametrize("file", ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"])
-def test_endpoint_of_a_profile_tells_its_objects_apart(origin, monkeypatch, tmp_path, file):
-    head = "profile " if file == "AWS_CONFIG_FILE" else ""
-    (tmp_path / "file").write_text(
-        f"[{head}prod]\n[{head}staging]\nendpoint_url = http://u:canary@staging.example/\n"
-    )
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        (
+            "AWS_CONFIG_FILE",
+            "[profile prod]\n[profile staging]\nendpoint_url = http://u:canary@staging.example/\n",
+        ),
+        (
+            "AWS_SHARED_CREDENTIALS_FILE",
+            "[prod]\n[staging]\nendpoint_url = http://staging.example\n",
+        ),
+        (
+            "AWS_CONFIG_FILE",
+            "[profile prod]\n[profile staging]\nservices = lab\nendpoint_url = http://other.example\n"
+            "[services lab]\ns3 =\n  endpoint_url = http://staging.example\n",
+        ),
+    ],
+)
+def test_endpoint_of_a_profile_tells_its_objects_apart(origin, monkeypatch, tmp_path, file, text):
+    (tmp_path / "file").write_text(text)
     monkeypatch.setenv(file, str(tmp_path / "file"))
     source = S3Weight(bucket="b", key="k", region="us-east-1")
-    names = {}
-    for profile in ("prod", "staging"):
-        monkeypatch.setenv("AWS_PROFILE", profile)
-        names[profile] = origin.identity(source)
-    assert names == {"prod": "s3:aws/b/k", "staging": "s3:http://staging.example/b/k"}
+    monkeypatch.setenv("AWS_PROFILE", "prod")
+    assert origin.identity(source) == "s3:aws/b/k"
+    monkeypatch.setenv("AWS_PROFILE", "staging")
+    assert origin.identity(source) == "s3:http://staging.example/b/k"
+    assert "staging.example" in client_for("us-east-1").meta.endpoint_url
+    monkeypatch.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
+    assert origin.identity(source) == "s3:aws/b/k"
+    monkeypatch.delenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(WeightSourceInvalid, match="AWS_PROFILE"):
+        origin.identity(source)
 
 
-def test_identity_costs_no_client_where_no_file_chooses_an_endpoint(origin, monkeypatch, tmp_path):
-    monkeypatch.setattr("thalamus_lite.weights.origins.s3_client.client_for", None)
-    (tmp_path / "config").write_text("[default]\nregion = eu-west-1\n")
-    for file in ("$HOME/config", "~/config", "~/none"):
-        monkeypatch.setenv("HOME", str(tmp_path))
-        monkeypatch.setenv("AWS_CONFIG_FILE", file)
-        assert origin.identity(S3Weight(bucket="b", key="k")) == "s3:aws/b/k"
+@pytest.mark.parametrize("file", ["$HOME/config", "~/config", "~/none"])
+def test_identity_needs_no_library_where_no_file_chooses_an_endpoint(
+    origin, monkeypatch, tmp_path, file
+):
+    for name in ("botocore", "botocore.session"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_CONFIG_FILE", file)
+    config = tmp_path / "config"
+    config.write_text("[default]\nregion = eu-west-1\n")
+    assert origin.identity(S3Weight(bucket="b", key="k")) == "s3:aws/b/k"
+    config.write_text("[default]\nendpoint_url = http://lab.example\n")
+    if file != "~/none":
+        with pytest.raises(MissingExtra):
+            origin.identity(S3Weight(bucket="b", key="k"))
 
 
 def test_nothing_secret_is_raised_or_logged_by_us(moto, origin, monkeypatch, caplog):

@@ -26,7 +26,7 @@ _FILES = (
     ("AWS_CONFIG_FILE", "~/.aws/config"),
     ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
 )
-_AWS = (".amazonaws.com", ".amazonaws.com.cn")
+_EXTRA = 'weights on S3 need botocore: pip install "thalamus-lite[s3]"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,7 @@ def client_for(
         return _shared.clients[key]
 
 
-def chosen_endpoint(
-    region: str | None, endpoint_url: str | None, options: ClientOptions = _USUAL
-) -> str:
+def chosen_endpoint(endpoint_url: str | None) -> str:
     """The endpoint that somebody chose for such a client; ``""`` for AWS's own.
 
     Raises:
@@ -95,11 +93,36 @@ def chosen_endpoint(
     chosen = endpoint_url or env("AWS_ENDPOINT_URL_S3") or env("AWS_ENDPOINT_URL")
     if chosen:
         return chosen
-    # A client takes half a second to make, which is much for a file that is in the cache.
+    # What is in the cache is served without botocore, as far as that goes.
     if not any(_may_choose(env(name) or usual) for name, usual in _FILES):
         return ""
-    found = str(client_for(region, None, options).meta.endpoint_url)
-    return "" if (urlsplit(found).hostname or "").endswith(_AWS) else found
+    with no_fork():
+        return _configured_endpoint()
+
+
+def _configured_endpoint() -> str:
+    """From the session, since a client may ask the network for credentials."""
+    try:
+        import botocore.session
+        from botocore.exceptions import BotoCoreError
+    except ImportError:
+        raise MissingExtra(_EXTRA) from None
+    session = botocore.session.Session()
+    try:
+        if session.get_config_variable("ignore_configured_endpoint_urls"):
+            return ""
+        profile = session.get_scoped_config()
+        services = session.full_config.get("services", {}).get(profile.get("services"), {})
+    except BotoCoreError as error:
+        raise _unusable(error) from None
+    return services.get("s3", {}).get("endpoint_url") or profile.get("endpoint_url") or ""
+
+
+def _unusable(error: Exception) -> WeightSourceInvalid:
+    return WeightSourceInvalid(
+        f"botocore cannot make a client for S3 ({type(error).__name__}): check region,"
+        " endpoint_url and AWS_PROFILE"
+    )
 
 
 def _may_choose(file: str) -> bool:
@@ -118,7 +141,7 @@ def _new_client(
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ImportError:
-        raise MissingExtra('weights on S3 need botocore: pip install "thalamus-lite[s3]"') from None
+        raise MissingExtra(_EXTRA) from None
     config = Config(
         retries={"total_max_attempts": 1},
         connect_timeout=min(options.timeout_s, _CONNECT_S),
@@ -137,10 +160,7 @@ def _new_client(
             "s3", region_name=region, endpoint_url=endpoint_url, config=config
         )
     except (BotoCoreError, ValueError) as error:
-        raise WeightSourceInvalid(
-            f"botocore cannot make a client for S3 ({type(error).__name__}): check region,"
-            " endpoint_url and AWS_PROFILE"
-        ) from None
+        raise _unusable(error) from None
     if options.guard is not None:
         _guard(client, options.guard)
     return client

@@ -66,7 +66,7 @@ class S3Origin:
 
     def identity(self, source: WeightSource) -> str:
         wanted = cast("S3Weight", source)
-        endpoint = chosen_endpoint(wanted.region, wanted.endpoint_url, self._options)
+        endpoint = chosen_endpoint(wanted.endpoint_url)
         where = public_url(endpoint).rstrip("/") if endpoint else "aws"
         return f"s3:{where}/{wanted.bucket}/{wanted.key or _folder(wanted.prefix)}"
 
