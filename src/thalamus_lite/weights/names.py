@@ -132,6 +132,8 @@ def url_file_name(url: str) -> str:
     """The last component of the URL's path, percent-decoded and checked.
 
     ``https://host/get/?id=3`` names no file, and gets the name that browsers give it, ``download``.
+    Object stores write an object's whole path into it, as ``/o/models%2Fmodel.safetensors``: of
+    that, it is the last component.
 
     Raises:
         UnsafeName: it is not safe.
@@ -139,10 +141,8 @@ def url_file_name(url: str) -> str:
     path = urlsplit(url).path
     if not path or path.endswith("/"):
         return "download"
-    name = unquote(path.rpartition("/")[2], errors="surrogateescape")
-    if "/" in name:
-        raise UnsafeName(f"the file name {_shown(name)} holds a slash: give the file another URL")
-    return check_relpath(name)
+    name = check_relpath(unquote(path.rpartition("/")[2], errors="surrogateescape"))
+    return name.rpartition("/")[2]
 
 
 def _name(pair: str) -> str:

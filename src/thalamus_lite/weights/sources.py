@@ -28,7 +28,7 @@ from thalamus_lite.weights.names import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_REPO = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -168,9 +168,13 @@ def test_the_file_name_of_a_url_is_decoded_and_checked() -> None:
     assert url_file_name("https://h/a/my%20model.pt?x=/../y") == "my model.pt"
     for nameless in ("https://h", "https://h/", "https://h/download/?id=3"):
         assert url_file_name(nameless) == "download"
+    assert url_file_name("https://h/o/models%2Fv1%2fm.safetensors?alt=media") == "m.safetensors"
     for hostile in (
         "https://h/%2e%2e",
-        "https://h/a%2Fb",
+        "https://h/..%2Fb",
+        "https://h/%2Fetc%2Fpasswd",
+        "https://h/a%2F%2E%2E%2Fb",
+        "https://h/a%2F",
         "https://h/a%00",
         "https://h/%ff",
     ):
