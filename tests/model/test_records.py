@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import typing
+from collections import deque
 from collections.abc import Callable  # noqa: TC003  # in the parameters of a test
 from dataclasses import dataclass
 from datetime import date, datetime  # resolved by pydantic
@@ -20,6 +21,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
     RootModel,
     ValidationError,
     computed_field,
@@ -491,6 +493,22 @@ class Computed(BaseModel):
         return self.x * math.inf
 
 
+class Array:
+    """As numpy's and torch's: it is no number, and holds some."""
+
+    def __init__(self, *values: float) -> None:
+        self.values = values
+
+    def tolist(self) -> list[float]:
+        return list(self.values)
+
+
+class Measured(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    values: Annotated[Array, PlainSerializer(Array.tolist, when_used="json")]
+
+
 @pytest.mark.parametrize("bad", NOT_FINITE, ids=str)
 def test_float_that_is_not_finite_is_the_models_fault(bad: float) -> None:
     cases: list[tuple[Any, Any]] = [
@@ -507,6 +525,9 @@ def test_float_that_is_not_finite_is_the_models_fault(bad: float) -> None:
         (Any, {"a": [bad]}),
         (float | str, bad),
         (Computed, Computed(x=1.0)),
+        (deque[float], deque([1.0, bad])),
+        (Any, deque([bad])),
+        (Measured, Measured(values=Array(1.0, bad))),
     ]
     for kind, output in cases:
         with pytest.raises(ModelError, match="a float that is not finite"):
@@ -517,6 +538,9 @@ def test_null_that_is_meant_is_written() -> None:
     assert outputs(Out).dump([Out(name="null", score=None)]) == b'{"name":"null","score":null}'
     assert outputs(Holder).dump([Holder(inner=Out(name="x"))]).endswith(b'"note":null}')
     assert outputs(float | None).dump([None]) == b"null"
+    assert outputs(list[Measured | None]).dump([[None, Measured(values=Array(1.0))]]) == (
+        b'[null,{"values":[1.0]}]'
+    )
 
 
 class AsNull(BaseModel):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ def hides(value: Any, allowed: bool) -> bool:
         return not allowed and not math.isfinite(value)
     if isinstance(value, dict):
         return any(hides(item, allowed) for item in value.values())
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, list | tuple | set | frozenset | deque):
         return any(hides(item, allowed) for item in value)
     if isinstance(value, BaseModel):
         # A model's config is its own: it neither inherits its container's nor hands it down.
@@ -35,4 +36,5 @@ def hides(value: Any, allowed: bool) -> bool:
         own = config_of(type(value))
         inside = INF_NAN in own if own else allowed
         return any(hides(getattr(value, f.name), inside) for f in dataclasses.fields(value))
-    return False
+    # An array or tensor, where its serializer is for JSON only.
+    return hasattr(value, "tolist") and hides(value.tolist(), allowed)
