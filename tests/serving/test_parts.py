@@ -14,7 +14,6 @@ from thalamus_lite.batching.lane import Lane
 from thalamus_lite.devices.streams import NoStreams
 from thalamus_lite.serving.backoff import FIRST_S, LONGEST_S, Backoff
 from thalamus_lite.serving.loaded import Loaded
-from thalamus_lite.serving.parity import difference
 from thalamus_lite.serving.states import MOVES, State, check_move
 from thalamus_lite.serving.threads import in_thread
 from thalamus_lite.serving.transition import Transition
@@ -232,50 +231,3 @@ async def test_thread_that_nobody_waits_for_any_more_is_left_to_itself() -> None
         await task
     door.set()
     assert await asyncio.to_thread(done.wait, 10)
-
-
-class Array:
-    def __init__(self, *values: Any) -> None:
-        self.values = values
-
-    def tolist(self) -> list[Any]:
-        return list(self.values)
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (1.0, 1.0005),
-        (0.0, 1e-6),
-        (float("nan"), float("nan")),
-        (float("inf"), float("inf")),
-        ({"a": [1, 2.0]}, {"a": (1, 2.0001)}),
-        (Array(1.0, 2.0), [1.0, 2.0]),
-        ("x", "x"),
-        (None, None),
-        ({1, 2}, {2, 1}),
-    ],
-)
-def test_outputs_within_the_tolerance_are_the_same(one: Any, other: Any) -> None:
-    assert difference(one, other) is None
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "place"),
-    [
-        (1.0, 1.1, "output: "),
-        (True, False, "output: "),
-        (float("inf"), 1.0, "output: "),
-        ({"a": [1, 2]}, {"a": [1, 3]}, r"output.a\[1\]: "),
-        ({"a": 1}, {"b": 1}, "output: other fields"),
-        ([1], [1, 2], "output: 1 items alone, 2 in a batch"),
-        ("x", "y", "output: 'x' alone, 'y' in a batch"),
-        ("x", ["x"], "output: "),
-    ],
-)
-def test_other_outputs_are_told_with_their_place(one: Any, other: Any, place: str) -> None:
-    import re
-
-    found = difference(one, other)
-    assert found is not None
-    assert re.match(place, found)

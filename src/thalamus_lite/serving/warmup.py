@@ -11,7 +11,7 @@ from thalamus_lite.batching.channel import LIMIT
 from thalamus_lite.batching.execution import call, run_job, run_on_loop, tame
 from thalamus_lite.batching.streaming import postprocessed
 from thalamus_lite.errors import ModelError
-from thalamus_lite.serving.parity import difference
+from thalamus_lite.serving.parity import Sample, difference, sample
 
 if TYPE_CHECKING:
     from thalamus_lite.batching.group import LaneGroup
@@ -47,7 +47,7 @@ def _examples(spec: ModelSpec, start: int, stop: int) -> list[Any]:
     return copy.deepcopy(list((spec.examples or ())[start:stop]))
 
 
-async def _check_parity(spec: ModelSpec, group: LaneGroup, index: int, alone: list[Any]) -> None:
+async def _check_parity(spec: ModelSpec, group: LaneGroup, index: int, alone: list[Sample]) -> None:
     step = spec.policy.most if spec.policy.merges else len(alone)
     for start in range(0, len(alone), max(step, 1)):
         part = _examples(spec, start, start + step)
@@ -63,7 +63,7 @@ async def _check_parity(spec: ModelSpec, group: LaneGroup, index: int, alone: li
 
 async def _run(
     spec: ModelSpec, group: LaneGroup, index: int, inputs: list[Any], label: str
-) -> list[Any]:
+) -> list[Sample]:
     lane, hooks = group.lanes[index], group.hooks[index]
     try:
         if group.on_loop:
@@ -75,12 +75,11 @@ async def _run(
         else:
             ran = await run_job(lane, lambda lane: hooks.run(lane, inputs))
             outputs = ran.outputs
-        spec.outputs.dump(outputs)
+        return [sample(spec.outputs, output) for output in outputs]
     except Exception as error:
         raise ModelError(f"{spec.key}: {label} failed at warm-up: {error}") from error
     finally:
         lane.awaiting_since = None
-    return outputs
 
 
 async def _drain_stream(spec: ModelSpec, group: LaneGroup, index: int, inputs: list[Any]) -> None:
