@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from lifecycle_kit import BEYOND_EXCEPTION
 
 from thalamus_lite import (
     CapacityResponse,
@@ -97,6 +98,44 @@ async def test_model_that_says_it_is_not_ready_is_believed(ready: Any) -> None:
         assert (await client.get("/health")).status == 200
         capacity = (await client.get("/capacity")).json()["models"]["moody@1.0.0"]
         assert (capacity["accepting"], capacity["reason"]) == (False, "model_not_ready")
+
+
+@pytest.mark.parametrize("place", ["is_ready", "capacity", "look-up"])
+@pytest.mark.parametrize(
+    "error", [*BEYOND_EXCEPTION, KeyboardInterrupt()], ids=lambda error: type(error).__name__
+)
+async def test_probes_bear_whatever_a_models_word_raises(error: BaseException, place: str) -> None:
+    app = Thalamus()
+
+    class Model:
+        def predict(self, inputs: list[int]) -> list[int]:
+            return inputs
+
+    class Unready(Model):
+        @property
+        def is_ready(self) -> bool:
+            raise error
+
+    class Unsure(Model):
+        def capacity(self) -> ModelCapacity:
+            raise error
+
+    class Unseen(Unsure):
+        def __getattribute__(self, name: str) -> Any:
+            if name == "capacity":
+                raise error
+            return super().__getattribute__(name)
+
+    classes = {"is_ready": Unready, "capacity": Unsure, "look-up": Unseen}
+    app.model(model_id="m")(classes[place])
+    async with AsyncClient(app) as client:
+        assert (await client.get("/health")).status == 200
+        assert (await client.get("/status")).status == 200
+        assert (await client.get("/ready")).status == (503 if place == "is_ready" else 200)
+        found = (await client.get("/capacity")).json()
+        assert found["accepting"] is False
+        reason = "model_not_ready" if place == "is_ready" else "capacity_hook_error"
+        assert found["models"]["m@1.0.0"]["reason"] == reason
 
 
 def test_capacity_gives_the_declared_numbers(client: Client) -> None:

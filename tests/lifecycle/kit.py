@@ -121,6 +121,19 @@ async def counted(client: AsyncClient, name: str, **labels: str) -> float:
     return 0.0
 
 
+class Own(BaseException):
+    """What a user may derive, and few expect."""
+
+
+BEYOND_EXCEPTION: list[BaseException] = [
+    SystemExit("no"),
+    GeneratorExit("no"),
+    asyncio.CancelledError("no"),
+    BaseExceptionGroup("no", [Own()]),
+    Own("no"),
+]
+
+
 class Memory(MemoryError):
     """A device that is full."""
 

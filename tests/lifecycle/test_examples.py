@@ -2,10 +2,11 @@
 
 import threading
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from lifecycle_kit import In, Out, answers, body
+from lifecycle_kit import BEYOND_EXCEPTION, In, Out, answers, body
+from pydantic import BaseModel, PlainSerializer, field_validator
 
 from thalamus_lite import Thalamus
 from thalamus_lite.errors import ModelError
@@ -159,6 +160,52 @@ async def test_output_of_a_wrong_type_keeps_the_model_out() -> None:
             return [5 for _ in inputs]
 
     await fails_to_start(app, r"examples\[0\] failed at warm-up: an output of \S+ does not fit")
+
+
+@pytest.mark.parametrize("place", ["validator", "copy", "comparison", "text"])
+@pytest.mark.parametrize("error", BEYOND_EXCEPTION, ids=lambda error: type(error).__name__)
+async def test_nothing_that_a_models_types_raise_at_warm_up_ends_the_process(
+    place: str, error: BaseException
+) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise error
+
+    class Input(BaseModel):
+        def __deepcopy__(self, memo: Any = None) -> "Input":
+            if place == "copy":
+                raise error
+            return self
+
+    class Odd:
+        def __eq__(self, other: object) -> bool:
+            raise error
+
+        __hash__ = None  # type: ignore[assignment]
+
+    class Output(BaseModel):
+        odd: Annotated[Any, PlainSerializer(id, when_used="json")]
+
+        @field_validator("odd")
+        @classmethod
+        def check(cls, value: Any) -> Any:
+            if place == "validator":
+                raise error
+            return value
+
+    app = Thalamus(load="lazy")
+
+    @app.model(model_id="m", examples=[{}, {}], output_type=Output)
+    class Model:
+        def predict(self, inputs: list[Input]) -> list[Any]:
+            if place == "text":
+                raise Mute
+            return [{"odd": Odd()} for _ in inputs]
+
+    async with AsyncClient(app) as client:
+        answer = await client.post("/predict", json={"inputs": [{}]})
+        assert (answer.status, answer.json()["code"]) == (503, "model_load_failed")
+        assert (await client.get("/health")).json()["models"][0]["error"] == "model_error"
 
 
 async def test_non_critical_model_with_bad_examples_leaves_the_others_serving() -> None:

@@ -26,7 +26,8 @@ class Readiness:
         """Whether all of them are; one that raises is not."""
         try:
             ready = all(self._says(instance) for instance in instances)
-        except (Exception, SystemExit):
+        except BaseException:
+            # It is asked in a plain call: nothing but the model can have raised it.
             if not self._failing:
                 self._failing = True
                 key = self._spec.key

@@ -49,13 +49,14 @@ def model_capacity(runtime: ModelRuntime) -> ModelCapacity:
     """One entry of ``/capacity``: the model's own word, or else the declared numbers."""
     if runtime.state is not State.READY or runtime.instance is None:
         return _static(runtime, "model_not_loaded")
-    hook = declared_hook(runtime.instance, "capacity")
-    if hook is not None and not runtime.quarantined:
-        try:
+    try:
+        hook = declared_hook(runtime.instance, "capacity")
+        if hook is not None and not runtime.quarantined:
             return _sensible(hook())
-        except (Exception, SystemExit) as error:
-            log_of_model(logging.WARNING, runtime.spec.key, "failed in capacity()", error)
-            return _static(runtime, "capacity_hook_error")
+    except BaseException as error:
+        # It is asked in a plain call: nothing but the model can have raised it.
+        log_of_model(logging.WARNING, runtime.spec.key, "failed in capacity()", error)
+        return _static(runtime, "capacity_hook_error")
     if not runtime.ready:
         return _static(runtime, "model_not_ready")
     return _static(runtime, None)

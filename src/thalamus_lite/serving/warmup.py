@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import itertools
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.batching.channel import LIMIT
@@ -14,6 +16,8 @@ from thalamus_lite.errors import ModelError
 from thalamus_lite.serving.parity import Sample, difference, sample
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from thalamus_lite.batching.group import LaneGroup
     from thalamus_lite.batching.lane import Hooks
     from thalamus_lite.model.spec import ModelSpec
@@ -31,13 +35,13 @@ async def warm_up(spec: ModelSpec, group: LaneGroup) -> None:
     count = len(spec.examples)
     for index in range(len(group.lanes)):
         if spec.streams:
-            await _drain_stream(spec, group, index, _examples(spec, 0, 1))
+            with _naming(spec, "examples[0]"):
+                await _drain_stream(spec, group, index)
             continue
-        alone = [
-            (await _run(spec, group, index, _examples(spec, number, number + 1),
-                        f"examples[{number}]"))[0]
-            for number in range(count)
-        ]  # fmt: skip
+        alone: list[Sample] = []
+        for number in range(count):
+            with _naming(spec, f"examples[{number}]"):
+                alone += await _run(spec, group, index, number, number + 1)
         if count > 1:
             await _check_parity(spec, group, index, alone)
 
@@ -50,20 +54,46 @@ def _examples(spec: ModelSpec, start: int, stop: int) -> list[Any]:
 async def _check_parity(spec: ModelSpec, group: LaneGroup, index: int, alone: list[Sample]) -> None:
     step = spec.policy.most if spec.policy.merges else len(alone)
     for start in range(0, len(alone), max(step, 1)):
-        part = _examples(spec, start, start + step)
-        label = f"examples[{start}:{start + len(part)}]"
-        for offset, output in enumerate(await _run(spec, group, index, part, label)):
-            found = difference(alone[start + offset], output)
-            if found is not None:
+        stop = min(start + step, len(alone))
+        with _naming(spec, f"examples[{start}:{stop}]"):
+            together = await _run(spec, group, index, start, stop)
+            found = [difference(*pair) for pair in zip(alone[start:stop], together, strict=True)]
+        for number, differs in enumerate(found, start):
+            if differs is not None:
                 raise ModelError(
-                    f"{spec.key}: examples[{start + offset}] gives another output in a batch than"
-                    f" alone ({found}): predict() must treat its inputs independently"
+                    f"{spec.key}: examples[{number}] gives another output in a batch than alone"
+                    f" ({differs}): predict() must treat its inputs independently"
                 )
 
 
+@contextmanager
+def _naming(spec: ModelSpec, label: str) -> Iterator[None]:
+    """Say which example it was that failed, whatever the model raised.
+
+    Raises:
+        ModelError: it did.
+    """
+    try:
+        yield
+    except BaseException as error:
+        task = asyncio.current_task()
+        stopped = isinstance(error, asyncio.CancelledError) and task and task.cancelling()
+        if stopped or isinstance(error, KeyboardInterrupt):
+            raise
+        raise ModelError(f"{spec.key}: {label} failed at warm-up: {_words(error)}") from error
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:
+        return type(error).__name__
+
+
 async def _run(
-    spec: ModelSpec, group: LaneGroup, index: int, inputs: list[Any], label: str
+    spec: ModelSpec, group: LaneGroup, index: int, start: int, stop: int
 ) -> list[Sample]:
+    inputs = _examples(spec, start, stop)
     lane, hooks = group.lanes[index], group.hooks[index]
     try:
         if group.on_loop:
@@ -76,19 +106,17 @@ async def _run(
             ran = await run_job(lane, lambda lane: hooks.run(lane, inputs))
             outputs = ran.outputs
         return [sample(spec.outputs, output) for output in outputs]
-    except Exception as error:
-        raise ModelError(f"{spec.key}: {label} failed at warm-up: {error}") from error
     finally:
         lane.awaiting_since = None
 
 
-async def _drain_stream(spec: ModelSpec, group: LaneGroup, index: int, inputs: list[Any]) -> None:
+async def _drain_stream(spec: ModelSpec, group: LaneGroup, index: int) -> None:
     """The first outputs only: a stream need not end."""
     lane, hooks = group.lanes[index], group.hooks[index]
+    prepared: Any = _examples(spec, 0, 1)
     try:
-        prepared: Any = inputs
         if hooks.preprocess is not None:
-            prepared = await call(lane, hooks.preprocess, inputs)
+            prepared = await call(lane, hooks.preprocess, prepared)
         if group.on_loop:
             lane.awaiting_since = time.monotonic()
             outputs = await _first_of(hooks.predict(prepared))
@@ -97,8 +125,6 @@ async def _drain_stream(spec: ModelSpec, group: LaneGroup, index: int, inputs: l
         else:
             outputs = await call(lane, _run_stream, hooks, prepared)
         spec.outputs.dump(outputs)
-    except Exception as error:
-        raise ModelError(f"{spec.key}: examples[0] failed at warm-up: {error}") from error
     finally:
         lane.awaiting_since = None
 
