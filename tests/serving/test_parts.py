@@ -190,7 +190,7 @@ async def test_lane_that_hangs_keeps_everything_until_it_comes_back(
     assert lease.released == 1
 
 
-async def test_instances_are_forgotten_even_those_that_cannot_be_watched() -> None:
+async def test_instances_are_dropped_even_those_that_cannot_be_watched() -> None:
     class Slotted:
         __slots__ = ()
 
@@ -198,10 +198,17 @@ async def test_instances_are_forgotten_even_those_that_cannot_be_watched() -> No
         pass
 
     kept = Plain()
-    loaded = loaded_with(0)
-    loaded.instances += [Slotted(), Plain(), kept]
-    assert [alive() is not None for alive in loaded.forget_instances()] == [True, False, True]
-    assert loaded.instances == []
+    loaded = loaded_with(4)
+    for lane, instance in zip(loaded.lanes[:0:-1], (Slotted(), Plain(), kept), strict=True):
+        loaded.hold_instance(lane, instance)
+    del instance
+    assert loaded.first_lanes() == loaded.lanes[1:]
+    assert [type(instance) for instance in loaded.instances] == [Plain, Plain, Slotted]
+    assert loaded.instances[0] is kept
+    assert [loaded.drop_instance(lane) for lane in loaded.lanes] == [False, True, False, True]
+    assert loaded.instances == loaded.first_lanes() == []
+    await loaded.release(10)
+    ended(loaded)
 
 
 async def test_thread_gives_back_what_its_work_returns_or_raises() -> None:

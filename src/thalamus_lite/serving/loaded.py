@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 class Loaded:
     """``instances`` has one entry a device, ``lanes`` as many for each of them.
 
+    An instance begins and ends in the first of its lanes: what it closes when it is dropped may
+    take its time, which the event loop does not have.
+
     Weights and devices are given back only when no lane works any more: a ``load()`` that hangs, or
     that goes on while the one of another device has failed, still reads its files and fills its
     memory.
@@ -34,9 +37,9 @@ class Loaded:
         self.spec = spec
         self.leases: list[Lease] = []
         self.reservations: list[Reservation] = []
-        self.instances: list[Any] = []
         self.lanes: list[Lane] = []
         self.group: LaneGroup | None = None
+        self._instances: dict[Lane, Any] = {}
         self._lock = threading.Lock()
         self._letting_go = False
         self._gone = False
@@ -45,10 +48,34 @@ class Loaded:
     def device(self) -> str:
         return ", ".join(str(reservation.device) for reservation in self.reservations)
 
+    @property
+    def instances(self) -> list[Any]:
+        """Those whose ``load()`` has returned, in the order of their devices."""
+        found = (self._instances.get(lane) for lane in self.lanes)
+        return [instance for instance in found if instance is not None]
+
     def first_lanes(self) -> list[Lane]:
         """The lane of each instance in which it was made, loaded and will be unloaded."""
-        step = len(self.lanes) // max(len(self.instances), 1)
-        return self.lanes[:: max(step, 1)]
+        return [lane for lane in self.lanes if lane in self._instances]
+
+    def hold_instance(self, lane: Lane, instance: Any) -> None:
+        """Keep it until its lane is told to drop it; in that lane's thread."""
+        self._instances[lane] = instance
+
+    def instance_of(self, lane: Lane) -> Any:
+        """None where this lane has none."""
+        return self._instances.get(lane)
+
+    def drop_instance(self, lane: Lane) -> bool:
+        """Let go of it, in its lane's thread; whether it lives on, held by others or by itself."""
+        instance = self._instances.pop(lane, None)
+        try:
+            alive = weakref.ref(instance)
+        except TypeError:
+            # No weak reference to it: it may live.
+            return instance is not None
+        del instance
+        return alive() is not None
 
     def hold_lease(self, lease: Lease) -> None:
         """Keep it until the release; where that has been, give it back at once. From any thread."""
@@ -67,20 +94,6 @@ class Loaded:
         for reservation in reservations:
             reservation.release()
 
-    def forget_instances(self) -> list[Callable[[], object]]:
-        """Drop all references to the user's objects; how to ask whether each one lives on."""
-        alive: list[Callable[[], object]] = []
-        for instance in self.instances:
-            try:
-                alive.append(weakref.ref(instance))
-            except TypeError:
-                # No weak reference to it: it may live.
-                alive.append(lambda: True)
-        self.instances.clear()
-        if self.group is not None:
-            self.group.hooks.clear()
-        return alive
-
     def busy_before(self, moment: float) -> bool:
         """Whether a lane has run one hook since before ``moment``, in monotonic seconds."""
         return any(
@@ -95,7 +108,6 @@ class Loaded:
         if self._letting_go:
             return
         self._letting_go = True
-        self.instances.clear()
         self.group = None
         if not self.lanes:
             self._give_back()
@@ -103,8 +115,9 @@ class Loaded:
             return
         left = len(self.lanes)
 
-        def pass_by(_lane: Lane) -> None:
+        def pass_by(lane: Lane) -> None:
             nonlocal left
+            self.drop_instance(lane)
             with self._lock:
                 left -= 1
                 last = left == 0

@@ -10,14 +10,14 @@ import gc
 import inspect
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from thalamus_lite.batching.execution import clear_frames, run_job
+from thalamus_lite.batching.execution import clear_frames
 from thalamus_lite.batching.group import LaneGroup
 from thalamus_lite.batching.lane import Hooks, Lane
 from thalamus_lite.batching.queue import QueuePolicy
 from thalamus_lite.model.inspection import PredictKind, check_ran, hook_of
-from thalamus_lite.serving.threads import in_thread
+from thalamus_lite.serving.threads import in_lane, in_thread
 from thalamus_lite.serving.warmup import warm_up
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from thalamus_lite.batching.batcher import Batcher
     from thalamus_lite.devices.allocator import DeviceAllocator
     from thalamus_lite.devices.streams import StreamBackend
-    from thalamus_lite.model.spec import ModelSpec
     from thalamus_lite.observability.metrics import Metrics
     from thalamus_lite.serving.loaded import Loaded
     from thalamus_lite.weights.cache import WeightCache
@@ -53,41 +52,48 @@ async def load(loaded: Loaded, context: Context) -> LaneGroup:
         WeightError, GPURequirementError: weights or device cannot be had.
         Exception: whatever the user's constructor, ``load`` or warm-up raised.
     """
-    spec = loaded.spec
     cancel = threading.Event()
     try:
-        weights = await _fetch(context, loaded, cancel)
-        await in_thread(_place, context, loaded, weights)
-        hooks = await _build(context, loaded, weights)
-        for reservation in loaded.reservations:
-            reservation.commit()
-        policy = QueuePolicy(
-            max_batch_size=spec.policy.most,
-            merges=spec.policy.merges,
-            max_queue_size=spec.policy.max_queue_size,
-            takes_slot=not (spec.streams or spec.hooks.kind.on_loop),
-        )
-        group = loaded.group = LaneGroup(
-            spec.key,
-            loaded.lanes,
-            hooks,
-            policy,
-            idempotent=spec.policy.idempotent,
-            streams=spec.streams,
-            on_loop=spec.hooks.kind.on_loop,
-            device=loaded.device,
-        )
-        await warm_up(spec, group)
+        return await _bring_up(loaded, context, cancel)
     except BaseException as error:
         cancel.set()
         if any(lane.backend.is_fatal(error) for lane in loaded.lanes[:1]):
             context.batcher.on_fatal(error)
+        # All that leads to the instances from here, so that they end in their lanes.
+        clear_frames(error)
+        if loaded.group is not None:
+            loaded.group.hooks.clear()
         await loaded.release(context.watchdog_s)
         if loaded.lanes:
             # Half a model may be a ring of the user's making: the next try needs its memory.
-            clear_frames(error)
             await in_thread(gc.collect)
         raise
+
+
+async def _bring_up(loaded: Loaded, context: Context, cancel: threading.Event) -> LaneGroup:
+    spec = loaded.spec
+    weights = await _fetch(context, loaded, cancel)
+    await in_thread(_place, context, loaded, weights)
+    hooks = await _build(context, loaded, weights)
+    for reservation in loaded.reservations:
+        reservation.commit()
+    policy = QueuePolicy(
+        max_batch_size=spec.policy.most,
+        merges=spec.policy.merges,
+        max_queue_size=spec.policy.max_queue_size,
+        takes_slot=not (spec.streams or spec.hooks.kind.on_loop),
+    )
+    group = loaded.group = LaneGroup(
+        spec.key,
+        loaded.lanes,
+        hooks,
+        policy,
+        idempotent=spec.policy.idempotent,
+        streams=spec.streams,
+        on_loop=spec.hooks.kind.on_loop,
+        device=loaded.device,
+    )
+    await warm_up(spec, group)
     return group
 
 
@@ -144,9 +150,9 @@ async def _build(context: Context, loaded: Loaded, weights: dict[str, Path]) -> 
             lane = Lane(name, device, context.backend_for(device), started_in)
             lane.start()
             loaded.lanes.append(lane)
-    loaded.instances += await asyncio.gather(
+    await asyncio.gather(
         *(
-            _construct(spec, loaded.lanes[first : first + count], dict(weights))
+            _construct(loaded, loaded.lanes[first : first + count], dict(weights))
             for first in range(0, len(loaded.lanes), count)
         )
     )
@@ -160,17 +166,18 @@ async def _build(context: Context, loaded: Loaded, weights: dict[str, Path]) -> 
     return hooks
 
 
-async def _construct(spec: ModelSpec, lanes: list[Lane], weights: dict[str, Path]) -> Any:
-    made: list[Any] = []
-
+async def _construct(loaded: Loaded, lanes: list[Lane], weights: dict[str, Path]) -> None:
     def work() -> None:
-        instance = spec.cls()
+        instance = loaded.spec.cls()
         load_hook = hook_of(instance, "load")
         if load_hook is not None:
-            check_ran(load_hook(weights, lanes[0].device), "load", spec.id)
-        made.append(instance)
+            check_ran(load_hook(weights, lanes[0].device), "load", loaded.spec.id)
+        # Here, and not where it is awaited: the one who waits may have been cancelled.
+        loaded.hold_instance(lanes[0], instance)
 
-    event = await run_job(lanes[0], lambda lane: lane.load(work))
-    for lane in lanes:
-        lane.after(event)
-    return made[0]
+    def run(first: Lane) -> None:
+        event = first.load(work)
+        for lane in lanes:
+            lane.after(event)
+
+    await in_lane(lanes[0], run)

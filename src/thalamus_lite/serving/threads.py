@@ -1,4 +1,4 @@
-"""Blocking work off the event loop, in daemon threads.
+"""Blocking work off the event loop, in daemon threads, a model's lanes among them.
 
 Not an executor: its threads are joined when the interpreter exits, so a download or a driver that
 hangs would keep the process.
@@ -10,10 +10,12 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
-from thalamus_lite.batching.execution import report_to
+from thalamus_lite.batching.execution import clear_frames, report_to, run_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from thalamus_lite.batching.lane import Lane
 
 
 async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -32,3 +34,19 @@ async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
         daemon=True,
     ).start()
     return await future
+
+
+async def in_lane(lane: Lane, work: Callable[[Lane], Any]) -> Any:
+    """What ``work(lane)`` returns or raises.
+
+    What the frames of an error hold, half a model for one, ends in the lane too.
+    """
+
+    def run(lane: Lane) -> Any:
+        try:
+            return work(lane)
+        except BaseException as error:
+            clear_frames(error)
+            raise
+
+    return await run_job(lane, run)

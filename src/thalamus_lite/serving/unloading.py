@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from thalamus_lite.batching.execution import clear_frames, run_job
 from thalamus_lite.batching.lane import outlive
@@ -13,7 +13,7 @@ from thalamus_lite.model.inspection import check_ran, hook_of
 from thalamus_lite.observability.logs import log_of_model
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from thalamus_lite.batching.lane import Lane
     from thalamus_lite.serving.loaded import Loaded
@@ -31,41 +31,40 @@ async def unload(loaded: Loaded, context: Context) -> None:
     try:
         await group.drained()
         context.batcher.remove(group)
+        group.hooks.clear()
         lanes = loaded.first_lanes()
-        for lane, instance in zip(lanes, loaded.instances, strict=True):
-            job = functools.partial(_run_unload, instance, loaded.spec.id)
-            await _log_errors(run_job(lane, job), loaded)
-            del instance, job
-        alive = loaded.forget_instances()
-        for lane in lanes:
-            await _log_errors(run_job(lane, functools.partial(_free_memory, alive)), loaded)
+        for step in (_unload_instance, _free_memory):
+            for lane in lanes:
+                await run_job(lane, functools.partial(_log_errors, step, loaded))
         await loaded.release(context.watchdog_s)
     except BaseException:
         loaded.let_go()
         raise
 
 
-def _run_unload(instance: Any, name: str, lane: Lane) -> None:
-    unload_hook = hook_of(instance, "unload")
+def _log_errors(step: Callable[[Loaded, Lane], None], loaded: Loaded, lane: Lane) -> None:
+    """Run a step in its lane; one that fails does not keep those behind it."""
+    try:
+        step(loaded, lane)
+    except BaseException as error:
+        log_of_model(logging.ERROR, loaded.spec.key, "failed in part to unload", error)
+        clear_frames(error)
+
+
+def _unload_instance(loaded: Loaded, lane: Lane) -> None:
+    """Run the ``unload()`` of the instance that was loaded in this lane, if there is one."""
+    unload_hook = hook_of(loaded.instance_of(lane), "unload")
     if unload_hook is None:
         return
     with lane.open_stream() as stream:
         try:
-            check_ran(unload_hook(), "unload", name)
+            check_ran(unload_hook(), "unload", loaded.spec.id)
         finally:
             outlive(stream)
 
 
-def _free_memory(alive: list[Callable[[], object]], lane: Lane) -> None:
-    if any(instance() is not None for instance in alive):
+def _free_memory(loaded: Loaded, lane: Lane) -> None:
+    if loaded.drop_instance(lane):
         # In a ring with others, of the user's making or of an error's.
         gc.collect()
     lane.backend.empty_cache(lane.device)
-
-
-async def _log_errors(job: Awaitable[None], loaded: Loaded) -> None:
-    try:
-        await job
-    except Exception as error:
-        log_of_model(logging.ERROR, loaded.spec.key, "failed in part to unload", error)
-        clear_frames(error)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import itertools
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from thalamus_lite.batching.channel import LIMIT
-from thalamus_lite.batching.execution import call, run_job, run_on_loop, tame
+from thalamus_lite.batching.execution import call, run_on_loop, tame
 from thalamus_lite.batching.streaming import postprocessed
 from thalamus_lite.errors import ModelError
 from thalamus_lite.serving.parity import Sample, difference, sample
+from thalamus_lite.serving.threads import in_lane
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from thalamus_lite.batching.group import LaneGroup
-    from thalamus_lite.batching.lane import Hooks
+    from thalamus_lite.batching.lane import Lane
     from thalamus_lite.model.spec import ModelSpec
 
 
@@ -94,17 +96,16 @@ async def _run(
     spec: ModelSpec, group: LaneGroup, index: int, start: int, stop: int
 ) -> list[Sample]:
     inputs = _examples(spec, start, stop)
-    lane, hooks = group.lanes[index], group.hooks[index]
+    lane = group.lanes[index]
     try:
         if group.on_loop:
             lane.awaiting_since = time.monotonic()
-            report = await run_on_loop(lane, hooks, [inputs], False)
+            report = await run_on_loop(lane, group.hooks[index], [inputs], False)
             if report.errors[0] is not None:
                 raise tame(report.errors[0])
             outputs = report.outputs[0] or []
         else:
-            ran = await run_job(lane, lambda lane: hooks.run(lane, inputs))
-            outputs = ran.outputs
+            outputs = await in_lane(lane, functools.partial(_pass, group, index, inputs))
         return [sample(spec.outputs, output) for output in outputs]
     finally:
         lane.awaiting_since = None
@@ -112,28 +113,46 @@ async def _run(
 
 async def _drain_stream(spec: ModelSpec, group: LaneGroup, index: int) -> None:
     """The first outputs only: a stream need not end."""
-    lane, hooks = group.lanes[index], group.hooks[index]
-    prepared: Any = _examples(spec, 0, 1)
+    lane = group.lanes[index]
     try:
-        if hooks.preprocess is not None:
-            prepared = await call(lane, hooks.preprocess, prepared)
+        prepared = await call(lane, _preprocessed, group, index, _examples(spec, 0, 1))
         if group.on_loop:
             lane.awaiting_since = time.monotonic()
-            outputs = await _first_of(hooks.predict(prepared))
-            if hooks.postprocess is not None:
-                outputs = await call(lane, _each, hooks, outputs)
+            outputs = await _first_of(group.hooks[index].predict(prepared))
+            outputs = await call(lane, _postprocessed, group, index, outputs)
         else:
-            outputs = await call(lane, _run_stream, hooks, prepared)
+            outputs = await call(lane, _run_stream, group, index, prepared)
         spec.outputs.dump(outputs)
     finally:
         lane.awaiting_since = None
 
 
-def _run_stream(hooks: Hooks, prepared: Any) -> list[Any]:
-    stream = hooks.predict(prepared)
+# The hooks are looked up where they run. An error's frames know what was sent to the lane until the
+# error itself is gone, and a bound method would keep the instance for as long.
+
+
+def _pass(group: LaneGroup, index: int, inputs: list[Any], lane: Lane) -> list[Any]:
+    return group.hooks[index].run(lane, inputs).outputs
+
+
+def _preprocessed(group: LaneGroup, index: int, inputs: list[Any]) -> Any:
+    preprocess = group.hooks[index].preprocess
+    return inputs if preprocess is None else preprocess(inputs)
+
+
+def _postprocessed(group: LaneGroup, index: int, outputs: list[Any]) -> list[Any]:
+    if group.hooks[index].postprocess is None:
+        return outputs
+    found: list[Any] = []
+    for output in outputs:
+        found += postprocessed(group.hooks[index], [output])
+    return found
+
+
+def _run_stream(group: LaneGroup, index: int, prepared: Any) -> list[Any]:
+    stream = group.hooks[index].predict(prepared)
     try:
-        outputs = list(itertools.islice(stream, LIMIT))
-        return outputs if hooks.postprocess is None else _each(hooks, outputs)
+        return _postprocessed(group, index, list(itertools.islice(stream, LIMIT)))
     finally:
         close = getattr(stream, "close", None)
         if close is not None:
@@ -154,7 +173,3 @@ async def _first_of(stream: Any) -> list[Any]:
         if close is not None:
             await close()
     return outputs
-
-
-def _each(hooks: Hooks, outputs: list[Any]) -> list[Any]:
-    return [item for output in outputs for item in postprocessed(hooks, [output])]
