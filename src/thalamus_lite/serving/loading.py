@@ -6,6 +6,7 @@ All of it, or nothing is left behind.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import inspect
 import threading
@@ -18,6 +19,7 @@ from thalamus_lite.batching.lane import Hooks, Lane
 from thalamus_lite.batching.queue import QueuePolicy
 from thalamus_lite.model.inspection import PredictKind, check_ran, hook_of
 from thalamus_lite.serving.threads import in_lane, in_thread
+from thalamus_lite.serving.unloading import log_errors, unload_instance
 from thalamus_lite.serving.warmup import warm_up
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ class Context:
 async def load(loaded: Loaded, context: Context) -> LaneGroup:
     """Fill ``loaded``; where that fails, all of it is given back before this raises.
 
+    An instance whose ``load()`` has returned is unloaded first, also where it returns only later.
+
     Raises:
         WeightError, GPURequirementError: weights or device cannot be had.
         Exception: whatever the user's constructor, ``load`` or warm-up raised.
@@ -63,6 +67,8 @@ async def load(loaded: Loaded, context: Context) -> LaneGroup:
         clear_frames(error)
         if loaded.group is not None:
             loaded.group.hooks.clear()
+        for lane in loaded.lanes:
+            lane.post(functools.partial(log_errors, unload_instance, loaded))
         await loaded.release(context.watchdog_s)
         if loaded.lanes:
             # Half a model may be a ring of the user's making: the next try needs its memory.

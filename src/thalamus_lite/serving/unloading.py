@@ -33,16 +33,16 @@ async def unload(loaded: Loaded, context: Context) -> None:
         context.batcher.remove(group)
         group.hooks.clear()
         lanes = loaded.first_lanes()
-        for step in (_unload_instance, _free_memory):
+        for step in (unload_instance, _free_memory):
             for lane in lanes:
-                await run_job(lane, functools.partial(_log_errors, step, loaded))
+                await run_job(lane, functools.partial(log_errors, step, loaded))
         await loaded.release(context.watchdog_s)
     except BaseException:
         loaded.let_go()
         raise
 
 
-def _log_errors(step: Callable[[Loaded, Lane], None], loaded: Loaded, lane: Lane) -> None:
+def log_errors(step: Callable[[Loaded, Lane], None], loaded: Loaded, lane: Lane) -> None:
     """Run a step in its lane; one that fails does not keep those behind it."""
     try:
         step(loaded, lane)
@@ -51,7 +51,7 @@ def _log_errors(step: Callable[[Loaded, Lane], None], loaded: Loaded, lane: Lane
         clear_frames(error)
 
 
-def _unload_instance(loaded: Loaded, lane: Lane) -> None:
+def unload_instance(loaded: Loaded, lane: Lane) -> None:
     """Run the ``unload()`` of the instance that was loaded in this lane, if there is one."""
     unload_hook = hook_of(loaded.instance_of(lane), "unload")
     if unload_hook is None:
