@@ -87,6 +87,7 @@ class BatchPolicy:
             and 0 < self.timeout_s < float("inf")
         ):
             raise ValueError(f"timeout_s must be a number above 0, got {self.timeout_s!r:.60}")
+        _check_flags(idempotent=self.idempotent)
 
     @property
     def most(self) -> int:
@@ -124,6 +125,21 @@ class Declaration:
     input_type: Any = None
     output_type: Any = None
     examples: Sequence[Any] | None = None
+
+    def __post_init__(self) -> None:
+        _check_flags(
+            default=self.default,
+            default_version=self.default_version,
+            critical=self.critical,
+            require_gpu=self.require_gpu,
+        )
+
+
+def _check_flags(**flags: object) -> None:
+    for name, value in flags.items():
+        # "false", as it comes from the environment, would count as true.
+        if type(value) is not bool:
+            raise ValueError(f"{name} must be True or False, got {value!r:.60}")
 
 
 @dataclass(frozen=True)
