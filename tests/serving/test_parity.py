@@ -20,7 +20,9 @@ class Fussy:
     """As an array, or a data frame: neither equal nor unequal as a whole."""
 
     def __eq__(self, other: object) -> bool:
-        raise ValueError
+        if isinstance(other, Fussy):
+            raise ValueError
+        return NotImplemented
 
     __hash__ = None  # type: ignore[assignment]
 
