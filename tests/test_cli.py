@@ -15,6 +15,7 @@ import time
 import urllib.request
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,7 +26,6 @@ from thalamus_lite.server import COLLECTOR_THRESHOLDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 MODULE = """
 from pydantic import BaseModel
@@ -587,15 +587,23 @@ def test_app_that_wraps_a_thalamus_is_served(run: Any, module: Any, served: list
     assert served == ["serve_wrapped:served"] * 2
 
 
+MODULE_COMMAND = [sys.executable, "-m", "thalamus_lite"]
+
+# Python puts the folder of a script on the path, and with -m the working directory.
+SCRIPT_COMMAND = [str(Path(sys.executable).with_name("thalamus-lite"))]
+
+
 @contextmanager
-def serving(tmp_path: Path, *words: str) -> Iterator[tuple[int, subprocess.Popen[bytes], Path]]:
+def serving(
+    tmp_path: Path, *words: str, command: list[str] = MODULE_COMMAND
+) -> Iterator[tuple[int, subprocess.Popen[bytes], Path]]:
     """``thalamus-lite serve`` in ``tmp_path``: its port, its process and its log."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     log = tmp_path / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "thalamus_lite", "serve", *words, "--port", str(port)],
+            [*command, "serve", *words, "--port", str(port)],
             env={**os.environ, "THALAMUS_API_KEY": "k"},
             cwd=tmp_path,
             stdout=out,
@@ -623,7 +631,8 @@ class Model:
 
 def test_every_worker_is_set_up_like_a_single_one(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(APP_OF_WORKERS)
-    with serving(tmp_path, "mine:app", "--workers", "2") as (port, process, log):
+    words = ("mine:app", "--workers", "2")
+    with serving(tmp_path, *words, command=SCRIPT_COMMAND) as (port, process, log):
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/predict",
             b'{"inputs":[0]}',

@@ -16,6 +16,7 @@ PACKAGE = "thalamus_lite"
 FLOORS = {
     "_version": 0,
     "errors": 0,
+    "imports": 1,
     "settings": 1,
     "schemas": 1,
     "observability": 1,

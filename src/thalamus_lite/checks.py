@@ -5,7 +5,6 @@ byte of weights.
 from __future__ import annotations
 
 import importlib
-import sys
 import time
 import traceback
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from thalamus_lite.composition import allocator_of
 from thalamus_lite.errors import ConfigurationError, ThalamusError
 from thalamus_lite.http.gate import Gate
+from thalamus_lite.imports import add_working_directory
 from thalamus_lite.model.inspection import hook_of
 from thalamus_lite.settings import Settings
 from thalamus_lite.thalamus import Thalamus
@@ -104,8 +104,7 @@ def find_app(name: str) -> object:
         raise ConfigurationError(
             f"name the app as module:attribute, such as my_app:app, not {name!r}"
         )
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    add_working_directory()
     try:
         app = importlib.import_module(module_name)
     # A module that calls sys.exit() is no reason to end without a word.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from thalamus_lite._version import __version__
 from thalamus_lite.errors import ConfigurationError, ThalamusError
+from thalamus_lite.imports import add_working_directory
 from thalamus_lite.observability.logs import configure
 from thalamus_lite.settings import Settings
 
@@ -116,6 +117,8 @@ def _whole(text: str, least: int, most: int) -> int:
 def _serve(options: argparse.Namespace) -> int:
     from thalamus_lite.server import run
 
+    # Workers inherit the path, and a console script's has no working directory.
+    add_working_directory()
     # Told here, before a supervisor would start, for ever, workers that cannot.
     if options.workers > 1:
         _elsewhere(options.app)

@@ -9,10 +9,10 @@ served as well.
 from __future__ import annotations
 
 import importlib
-import sys
 from typing import TYPE_CHECKING
 
 from thalamus_lite.errors import ConfigurationError
+from thalamus_lite.imports import add_working_directory
 from thalamus_lite.observability.logs import configure
 from thalamus_lite.settings import Settings
 from thalamus_lite.thalamus import Thalamus
@@ -62,9 +62,7 @@ class DefaultApp(Thalamus):
                 f"THALAMUS_MODELS names {name!r}, which begins with no module: write"
                 " my_pkg.models or my_pkg.models:app"
             )
-        if "" not in sys.path:
-            # As uvicorn does for its own argument: modules in the working directory are found.
-            sys.path.insert(0, "")
+        add_working_directory()
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
