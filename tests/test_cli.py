@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from thalamus_lite import __version__, cli, server
+from thalamus_lite.default import DefaultApp
 from thalamus_lite.errors import CacheUnusable
 from thalamus_lite.server import COLLECTOR_THRESHOLDS
 
@@ -569,6 +570,30 @@ def test_serve_by_workers_tries_the_app_elsewhere_first(
     assert (ended.value.code, served) == (1, [])
     assert says in capfd.readouterr().err
     assert app.partition(":")[0] not in sys.modules
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_serve_of_the_default_app_tells_of_modules_that_raise(
+    workers: str,
+    module: Any,
+    served: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    write_not_served(module)
+    monkeypatch.setattr("thalamus_lite.default.app", DefaultApp())
+    monkeypatch.setenv("THALAMUS_MODELS", "serve_exits")
+    code: object
+    try:
+        code = cli.main(["serve", "thalamus_lite.default:app", "--workers", workers])
+    except SystemExit as ended:
+        code = ended.code
+    assert (code, served) == (1, [])
+    err = capfd.readouterr().err
+    assert err.count("Traceback") == 1
+    assert err.splitlines()[-1].startswith(
+        "thalamus-lite: THALAMUS_MODELS names 'serve_exits': importing serve_exits raised SystemEx"
+    )
 
 
 def test_import_that_ends_its_process_is_a_sentence(

@@ -4,16 +4,14 @@ byte of weights.
 
 from __future__ import annotations
 
-import importlib
 import time
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thalamus_lite.composition import allocator_of
 from thalamus_lite.errors import ConfigurationError, ThalamusError
 from thalamus_lite.http.gate import Gate
-from thalamus_lite.imports import add_working_directory
+from thalamus_lite.imports import import_by_name, what_raised
 from thalamus_lite.model.inspection import hook_of
 from thalamus_lite.settings import Settings
 from thalamus_lite.thalamus import Thalamus
@@ -45,7 +43,7 @@ def check(name: str, say: Say) -> int:
         say(f"FAIL  {error}")
         return 1
     except (Exception, SystemExit) as error:
-        say(f"FAIL  {_raised(name, error)}")
+        say(f"FAIL  {what_raised(name, error)}")
         return 1
     say(f"ok    {name}: {len(app.models)} model(s)")
     failures = 0
@@ -66,17 +64,15 @@ def check(name: str, say: Say) -> int:
 
 
 def load_app(name: str) -> Thalamus:
-    """The app that ``module:attribute`` names, with its models.
+    """The Thalamus that ``module:attribute`` names.
 
     Raises:
         ConfigurationError: it cannot be imported, or is no Thalamus app.
+        ValueError: models that cannot be served together.
     """
     app = find_app(name)
     if not isinstance(app, Thalamus):
         raise ConfigurationError(f"{name} is {_a(app)}, not a Thalamus app")
-    find = getattr(app, "find_models", None)
-    if callable(find):
-        find(Settings.from_env())
     return app
 
 
@@ -85,6 +81,7 @@ def load_servable(name: str) -> object:
 
     Raises:
         ConfigurationError: it cannot be imported, or is none.
+        ValueError: models that cannot be served together.
     """
     app = find_app(name)
     if isinstance(app, type) or not callable(app):
@@ -93,45 +90,32 @@ def load_servable(name: str) -> object:
 
 
 def find_app(name: str) -> object:
-    """What ``module:attribute`` names.
+    """What ``module:attribute`` names; the default app with the models that it serves.
 
     Raises:
-        ConfigurationError: there is nothing of that name. Where the module raised, that is its
+        ConfigurationError: there is nothing of that name. Where a module raised, that is its
             ``__cause__``.
+        ValueError: models that cannot be served together.
     """
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute or module_name.startswith("."):
         raise ConfigurationError(
             f"name the app as module:attribute, such as my_app:app, not {name!r}"
         )
-    add_working_directory()
-    try:
-        app = importlib.import_module(module_name)
-    # A module that calls sys.exit() is no reason to end without a word.
-    except (Exception, SystemExit) as error:
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        itself = missing is not None and f"{module_name}.".startswith(f"{missing}.")
-        raise ConfigurationError(_raised(module_name, error)) from (None if itself else error)
+    app: object = import_by_name(module_name)
     for part in attribute.split("."):
         found = getattr(app, part, None)
         if found is None:
             raise ConfigurationError(f"{module_name} has no attribute {attribute!r}")
         app = found
+    find = getattr(app, "find_models", None)
+    if isinstance(app, Thalamus) and callable(find):
+        find(Settings.from_env())
     return app
 
 
 def _a(app: object) -> str:
     return f"the class {app.__name__}" if isinstance(app, type) else f"a {type(app).__name__}"
-
-
-def _raised(name: str, error: BaseException) -> str:
-    """The error, and the last line of code that is not this package's."""
-    text = f"importing {name} raised {type(error).__name__}: {error}"
-    not_theirs = ("<frozen ", importlib.__file__, str(Path(__file__).parent))
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith(not_theirs):
-            return f"{text} ({frame.filename}, line {frame.lineno})"
-    return text
 
 
 def _check_model(spec: ModelSpec, settings: Settings, say: Say) -> int:

@@ -163,7 +163,7 @@ def _load_and_end(name: str) -> None:
     code = 0
     try:
         _load(name)
-    except ThalamusError as error:
+    except (ThalamusError, ValueError) as error:
         print(f"thalamus-lite: {error}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:

@@ -8,17 +8,20 @@ served as well.
 
 from __future__ import annotations
 
-import importlib
+import logging
 from typing import TYPE_CHECKING
 
 from thalamus_lite.errors import ConfigurationError
-from thalamus_lite.imports import add_working_directory
+from thalamus_lite.imports import import_by_name
 from thalamus_lite.observability.logs import configure
 from thalamus_lite.settings import Settings
 from thalamus_lite.thalamus import Thalamus
 
 if TYPE_CHECKING:
     from thalamus_lite.engine import Engine
+
+
+_log = logging.getLogger("thalamus_lite")
 
 
 class DefaultApp(Thalamus):
@@ -31,14 +34,22 @@ class DefaultApp(Thalamus):
     async def _start(self) -> Engine:
         settings = Settings.from_env()
         configure(settings.log_level or self.log_level)
-        self.find_models(settings)
+        try:
+            self.find_models(settings)
+        except ConfigurationError as error:
+            if error.__cause__ is not None:
+                # Servers tell the sentence at most.
+                _log.error("a module of THALAMUS_MODELS raised", exc_info=error.__cause__)
+            raise
         return await super()._start()
 
     def find_models(self, settings: Settings) -> None:
         """Register what the environment names, each name once.
 
         Raises:
-            ConfigurationError: a name that leads nowhere.
+            ConfigurationError: a name that leads nowhere. Where a module raised, that is its
+                ``__cause__``.
+            ValueError: a model that two of them have.
         """
         for name in settings.models:
             # A start that failed is tried again, and what it found then is here already.
@@ -62,16 +73,12 @@ class DefaultApp(Thalamus):
                 f"THALAMUS_MODELS names {name!r}, which begins with no module: write"
                 " my_pkg.models or my_pkg.models:app"
             )
-        add_working_directory()
         try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-                raise
+            module = import_by_name(module_name)
+        except ConfigurationError as error:
             raise ConfigurationError(
-                f"THALAMUS_MODELS names {module_name!r}, which cannot be imported: no module"
-                f" {error.name!r}"
-            ) from error
+                f"THALAMUS_MODELS names {name!r}: {error}"
+            ) from error.__cause__
         if not attribute:
             # A module may also bring its app under the usual name.
             attribute = "app" if isinstance(getattr(module, "app", None), Thalamus) else ""

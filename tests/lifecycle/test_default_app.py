@@ -126,8 +126,8 @@ async def test_module_that_names_the_default_app_itself_is_no_second_app(
 @pytest.mark.parametrize(
     ("names", "source", "sentence"),
     [
-        ("served_nowhere", None, "'served_nowhere', which cannot be imported: no module"),
-        ("served_it.deeper", "x = 1", "no module 'served_it.deeper'"),
+        ("served_nowhere", None, "'served_nowhere': importing served_nowhere raised ModuleNot"),
+        ("served_it.deeper", "x = 1", "No module named 'served_it.deeper'"),
         ("served_it:x", "x = 1", "'x' there is not a Thalamus app"),
         ("served_it:y", "x = 1", "'y' there is not a Thalamus app"),
         ("served_it", "x = 1", "registers no model"),
@@ -148,17 +148,40 @@ async def test_name_that_leads_nowhere_is_a_sentence_about_the_variable(
         async with AsyncClient(app):
             pass
     assert sentence in str(error.value)
+    # There is no more to be shown.
+    assert error.value.__cause__ is None
 
 
-@pytest.mark.parametrize("source", ["import served_missing_library", "raise OSError('its own')"])
-async def test_error_of_the_module_itself_is_told_as_it_is(
-    app: DefaultApp, folder: Path, monkeypatch: pytest.MonkeyPatch, source: str
+@pytest.mark.parametrize(
+    ("source", "kind", "says"),
+    [
+        ("import served_missing_library", ModuleNotFoundError, "ModuleNotFoundError: No module"),
+        ("{}['MODEL_DIR']", KeyError, "KeyError: 'MODEL_DIR'"),
+        ("import sys\nsys.exit('no licence')", SystemExit, "SystemExit: no licence"),
+    ],
+)
+async def test_module_that_raises_is_told_with_its_line_and_its_traceback_once(
+    source: str,
+    kind: type[BaseException],
+    says: str,
+    app: DefaultApp,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     (folder / "served_broken.py").write_text(source)
     monkeypatch.setenv("THALAMUS_MODELS", "served_broken")
-    with pytest.raises((ModuleNotFoundError, OSError), match=r"served_missing_library|its own"):
+    with pytest.raises(ConfigurationError) as error:
         async with AsyncClient(app):
             pass
+    said = str(error.value)
+    assert said.startswith(
+        f"THALAMUS_MODELS names 'served_broken': importing served_broken raised {says}"
+    )
+    assert said.endswith(f"served_broken.py, line {len(source.splitlines())})")
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], kind)
 
 
 async def test_start_that_failed_at_one_name_can_be_made_again(
