@@ -12,6 +12,7 @@ import pytest
 from thalamus_lite.testing import TEST_API_KEY, AsyncClient, Client, Event, Response
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from types import ModuleType
 
     from thalamus_lite.http.asgi import Receive, Scope, Send
@@ -49,6 +50,30 @@ def test_client_can_be_used_again(zoo: ModuleType) -> None:
     for _ in range(2):
         with client:
             assert client.get("/ready").status == 200
+
+
+@pytest.mark.filterwarnings("error")
+async def test_client_works_where_a_loop_runs() -> None:
+    """As in a notebook, or in an async test that calls it."""
+    ended: list[str] = []
+
+    async def generates(scope: Scope, receive: Receive, send: Send) -> None:
+        async def left_open() -> AsyncIterator[int]:
+            try:
+                yield 1
+            finally:
+                ended.append(threading.current_thread().name)
+
+        generators.append(left_open())
+        await anext(generators[-1])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    generators: list[AsyncIterator[int]] = []
+    with Client(generates, lifespan=False) as client:
+        assert client.get("/").status == 200
+    assert len(ended) == 1
+    assert ended != [threading.current_thread().name]
 
 
 def test_client_outside_its_with_statement_says_so() -> None:

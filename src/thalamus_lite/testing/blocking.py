@@ -87,10 +87,11 @@ class Client:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _end(self) -> None:
-        loop, self._loop = self._loop, None
-        assert loop is not None
+        assert self._loop is not None
         assert self._thread is not None
+        # In the loop's own thread: another loop may run in this one, as in a notebook.
+        self._do(self._loop.shutdown_asyncgens())
+        loop, self._loop = self._loop, None
         loop.call_soon_threadsafe(loop.stop)
         self._thread.join()
-        loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
