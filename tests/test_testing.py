@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from thalamus_lite.settings import Settings
 from thalamus_lite.testing import TEST_API_KEY, AsyncClient, Client, Event, Response
 
 if TYPE_CHECKING:
@@ -106,6 +107,21 @@ def test_key_of_the_environment_is_kept_and_sent(monkeypatch: pytest.MonkeyPatch
     with Client(parrot, lifespan=False) as client:
         assert "x-api-key=mine" in client.get("/").text
     assert os.environ["THALAMUS_API_KEY"] == "mine"
+
+
+@pytest.mark.parametrize("key", ["", " \t", " mine\n", "ключ", "k\u00e9y", "\udcff"])
+def test_key_of_the_environment_is_read_as_the_app_reads_it(
+    key: str, zoo: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THALAMUS_API_KEY", key)
+    with Client(zoo.make_app()) as client:
+        assert client.get("/schema").status == 200
+    assert os.environ["THALAMUS_API_KEY"] == key
+    with Client(zoo.make_app(), api_key=Settings.from_env().api_key or TEST_API_KEY) as client:
+        assert client.get("/schema").status == 200
+    with Client(zoo.make_app(), api_key=None) as client:
+        assert os.environ["THALAMUS_API_KEY"] == key
+        assert client.get("/schema").status == (401 if key.strip() else 503)
 
 
 def test_other_key_or_none_can_be_sent() -> None:

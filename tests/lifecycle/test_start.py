@@ -668,7 +668,7 @@ async def test_app_that_can_serve_nobody_says_so_at_its_start(
 ) -> None:
     app = Thalamus()
     monkeypatch.setenv("THALAMUS_API_KEY", " ")
-    async with AsyncClient(app):
+    async with AsyncClient(app, api_key=None):
         pass
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
     assert "set THALAMUS_API_KEY, or every protected route answers 503" in caplog.text

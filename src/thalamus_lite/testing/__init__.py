@@ -11,7 +11,7 @@ lifespan.
 
 ``Client`` is for plain tests and runs the app in a thread of its own; ``AsyncClient`` is the same
 for ``async`` tests, and can stream and hang up. Both send the key in ``THALAMUS_API_KEY``; where
-that is not set, they set it to ``TEST_API_KEY`` while the app runs, and send that.
+that is not set, or blank, they set it to ``TEST_API_KEY`` while the app runs, and send that.
 """
 
 from __future__ import annotations

@@ -51,19 +51,25 @@ class AsyncClient:
         self.app = app
         self._api_key = api_key
         self._given = dict(headers or {})
-        self._headers: dict[str, str] = {}
+        self._headers: dict[str, str | bytes] = {}
         self._wants_lifespan = lifespan
         self._lifespan: asyncio.Task[None] | None = None
         self._set_key = False
+        self._blank: str | None = None
 
     async def __aenter__(self) -> AsyncClient:
-        if _ENV not in os.environ:
-            os.environ[_ENV] = TEST_API_KEY
+        # As the settings read it: blanks around it are none of it, and a blank one counts as unset.
+        configured = os.environ.get(_ENV, "").strip()
+        # A blank one is left where none is sent: so an app that has no key can be tested.
+        if not configured and not (self._api_key is None and _ENV in os.environ):
+            self._blank = os.environ.get(_ENV)
+            os.environ[_ENV] = configured = TEST_API_KEY
             self._set_key = True
-        key = os.environ[_ENV] if self._api_key is ... else self._api_key
+        key = configured if self._api_key is ... else self._api_key
         self._headers = dict(self._given)
         if key is not None:
-            self._headers.setdefault("X-API-Key", key)
+            # As the gate encodes the key that it compares with.
+            self._headers.setdefault("X-API-Key", os.fsencode(key))
         if self._wants_lifespan:
             try:
                 await self._start()
@@ -192,6 +198,8 @@ class AsyncClient:
         if self._set_key:
             self._set_key = False
             os.environ.pop(_ENV, None)
+            if self._blank is not None:
+                os.environ[_ENV] = self._blank
 
 
 async def _lifespan(
