@@ -397,6 +397,15 @@ def test_check_of_an_app_that_would_not(run: Any, module: Any, options: str, say
     assert says in failed
 
 
+def test_check_says_each_thing_on_one_line(run: Any, module: Any) -> None:
+    start = "class Out(BaseModel):\n    text: "
+    text = MODULE.replace(f"{start}str", f'{start}"Nowhere"')
+    code, out, _ = run("check", module("checked_schema", "input_type=In, output_type=Out", text))
+    assert code == 1
+    assert {line[:4] for line in out.splitlines()} == {"ok  ", "FAIL"}
+    assert "FAIL  m@1.0.0: its types have no JSON schema: " in out
+
+
 def test_check_when_offline_asks_nobody(
     run: Any, module: Any, web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:

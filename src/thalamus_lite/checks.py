@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from thalamus_lite.composition import allocator_of
 from thalamus_lite.errors import ConfigurationError, ThalamusError
 from thalamus_lite.http.gate import Gate
-from thalamus_lite.imports import import_by_name, what_raised
+from thalamus_lite.imports import import_by_name, on_one_line, what_raised
 from thalamus_lite.model.inspection import hook_of
 from thalamus_lite.settings import Settings
 from thalamus_lite.thalamus import Thalamus
@@ -125,7 +125,7 @@ def _check_model(spec: ModelSpec, settings: Settings, say: Say) -> int:
         # Building the schemas is what shows a type that pydantic cannot describe.
         _ = spec.schema
     except Exception as error:
-        say(f"FAIL  {spec.key}: its types have no JSON schema: {error}")
+        say(f"FAIL  {spec.key}: its types have no JSON schema: {on_one_line(str(error))}")
         failures += 1
     reason = allocator_of().check(spec.device)
     if reason is not None and spec.require_gpu:
@@ -156,7 +156,7 @@ def _check_weight(label: str, source: WeightSource, settings: Settings, say: Say
         options = OriginOptions(deny_private_addresses=settings.deny_private_addresses)
         files = origin_for(source, options).list(source).files
     except (ThalamusError, OSError) as error:
-        say(f"FAIL  {label}: {error}")
+        say(f"FAIL  {label}: {on_one_line(str(error))}")
         return 1
     size = sum(file.size or 0 for file in files)
     state = "cached" if cached else "to be fetched"

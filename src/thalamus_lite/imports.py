@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thalamus_lite.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+
+# Frames between an import and the module; those of a generated __init__ are in "<string>".
+_BETWEEN = ("<", importlib.__file__, f"{os.path.dirname(__file__)}{os.sep}")
+
+_STANDARD_LIBRARY = f"{os.path.dirname(os.__file__)}{os.sep}"
 
 
 def add_working_directory() -> None:
@@ -37,10 +43,20 @@ def import_by_name(name: str) -> ModuleType:
 
 
 def what_raised(name: str, error: BaseException) -> str:
-    """The error, and the last line of code that is not this package's."""
-    text = f"importing {name} raised {type(error).__name__}: {error}"
-    not_theirs = ("<frozen ", importlib.__file__, str(Path(__file__).parent))
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith(not_theirs):
-            return f"{text} ({frame.filename}, line {frame.lineno})"
-    return text
+    """The error on one line, and the last line of the user's own code."""
+    text = on_one_line(f"importing {name} raised {type(error).__name__}: {error}")
+    trace = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in trace if not frame.filename.startswith(_BETWEEN)]
+    # Where all of them are installed, the first is the module that was asked for.
+    own = [frame for frame in frames if not _is_of_library(frame.filename)] or frames[:1]
+    return f"{text} ({own[-1].filename}, line {own[-1].lineno})" if own else text
+
+
+def on_one_line(text: str) -> str:
+    return " ".join(filter(None, map(str.strip, text.splitlines())))
+
+
+def _is_of_library(file: str) -> bool:
+    folders = file.split(os.sep)
+    installed = "site-packages" in folders or "dist-packages" in folders
+    return installed or file.startswith(_STANDARD_LIBRARY)
