@@ -32,7 +32,7 @@ _REPO = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def _patterns(value: object) -> object:
+def _listed(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     Patterns: TypeAlias = Sequence[str] | None
     Urls: TypeAlias = list[str] | tuple[str, ...]
 else:
-    Patterns = Annotated[tuple[str, ...] | None, BeforeValidator(_patterns)]
-    Urls = tuple[str, ...]
+    Patterns = Annotated[tuple[str, ...] | None, BeforeValidator(_listed)]
+    Urls = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 class _Source(BaseModel):
@@ -160,6 +160,10 @@ class HFWeight(_RemoteSource):
     filename: str | None = None
     revision: str = "main"
 
+    def __init__(self, repo: str | None = None, **fields: Any) -> None:
+        # Without one pydantic says that it is missing, also where it tries a union's kinds.
+        super().__init__(**(fields if repo is None else {"repo": repo, **fields}))
+
     @property
     def is_snapshot(self) -> bool:
         """True: the entire repository, as a folder."""
@@ -213,6 +217,9 @@ class HTTPWeight(_RemoteSource):
     urls: Urls
     _filename: str | None = PrivateAttr(default=None)
 
+    def __init__(self, urls: str | Sequence[str] | None = None, **fields: Any) -> None:
+        super().__init__(**(fields if urls is None else {"urls": urls, **fields}))
+
     def named(self, filename: str | None) -> HTTPWeight:
         """The same, its one file under another name."""
         named = self.model_copy()
@@ -259,7 +266,6 @@ class FileWeight(_Source):
     path: str
 
     def __init__(self, path: str | os.PathLike[str] | None = None, **fields: Any) -> None:
-        # Without a path pydantic says that it is missing, also where it tries a union's kinds.
         super().__init__(**(fields if path is None else {"path": path, **fields}))
 
     @property

@@ -92,12 +92,22 @@ def test_lists_are_stored_as_tuples_which_can_be_hashed() -> None:
     http = HTTPWeight(urls=["https://a/b", "https://a/c"], allow_patterns=["b"])
     assert (http.urls, http.allow_patterns) == (("https://a/b", "https://a/c"), ("b",))
     assert hash(http) == hash(HTTPWeight(urls=tuple(http.urls), allow_patterns=("b",)))
-    with pytest.raises(ValueError, match="valid tuple"):
-        HTTPWeight(urls="https://a/b")  # type: ignore[arg-type]
 
 
-def test_one_pattern_need_not_be_a_list() -> None:
+def test_one_pattern_or_url_need_not_be_a_list() -> None:
     assert HFWeight(repo="a/b", allow_patterns="*.json").allow_patterns == ("*.json",)
+    assert HTTPWeight(urls="https://a/b") == HTTPWeight(urls=["https://a/b"])
+
+
+def test_a_repository_and_urls_are_named_by_position_or_by_name() -> None:
+    named = HFWeight(repo="a/b", filename="f")
+    assert HFWeight("a/b", filename="f") == named
+    assert repr(HFWeight("a/b", filename="f")) == repr(named)
+    assert HTTPWeight("https://h/x") == HTTPWeight(urls=["https://h/x"])
+    assert HTTPWeight(["https://h/x", "https://h/y"]).is_directory
+    for kind, field in ((HFWeight, "repo"), (HTTPWeight, "urls")):
+        with pytest.raises(ValueError, match=f"{field}\n  Field required"):
+            kind()
 
 
 def test_a_file_is_named_by_position_or_by_name(tmp_path: Path) -> None:
