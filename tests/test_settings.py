@@ -80,6 +80,9 @@ def test_variable_is_read(name: str, text: str, field: str, value: Any) -> None:
         ("THALAMUS_LOAD_CONCURRENCY", "1.5", "must be a whole number of at least 1"),
         ("THALAMUS_LOAD_CONCURRENCY", "9" * 5000, "must be a whole number of at least 1"),
         ("THALAMUS_CACHE_MAX_GB", "0", "must be a number above 0"),
+        ("THALAMUS_CACHE_MAX_GB", "1e308", "must be less, got '1e308'"),
+        ("THALAMUS_CACHE_MIN_FREE_GB", "1e300", "must be less, got '1e300'"),
+        ("THALAMUS_MAX_BODY_MB", "1e303", "must be less, got '1e303'"),
         ("THALAMUS_API_KEY_FILE", "~nobody-by-this-name/k", "names a home folder that is not"),
     ],
 )

@@ -68,14 +68,14 @@ class Settings:
             log_level=env.log_level("THALAMUS_LOG_LEVEL"),
             access_log=env.flag("THALAMUS_ACCESS_LOG"),
             models=env.names("THALAMUS_MODELS"),
-            max_body_bytes=int(env.number("THALAMUS_MAX_BODY_MB", 64, above=0) * 1024 * 1024),
+            max_body_bytes=env.bytes("THALAMUS_MAX_BODY_MB", 64, 1024 * 1024, above=0),
             load_concurrency=env.count("THALAMUS_LOAD_CONCURRENCY", 4),
             drain_s=env.number("THALAMUS_DRAIN_S", 30),
             drain_delay_s=env.number("THALAMUS_DRAIN_DELAY_S", 0),
             watchdog_s=env.number("THALAMUS_WATCHDOG_S", 60, above=0),
             cache_dir=env.path("THALAMUS_CACHE_DIR") or env.user_cache() / "thalamus-lite",
-            cache_max_bytes=int(env.number("THALAMUS_CACHE_MAX_GB", 50, above=0) * 10**9),
-            cache_min_free_bytes=int(env.number("THALAMUS_CACHE_MIN_FREE_GB", 1) * 10**9),
+            cache_max_bytes=env.bytes("THALAMUS_CACHE_MAX_GB", 50, 10**9, above=0),
+            cache_min_free_bytes=env.bytes("THALAMUS_CACHE_MIN_FREE_GB", 1, 10**9),
             cache_ttl_s=env.number("THALAMUS_CACHE_TTL_S", 60),
             offline=env.flag("THALAMUS_OFFLINE") or env.flag("HF_HUB_OFFLINE"),
             deny_private_addresses=env.flag("THALAMUS_DENY_PRIVATE_ADDRESSES"),
@@ -157,6 +157,13 @@ class _Reader:
         if not math.isfinite(value) or value < 0 or (above is not None and value <= above):
             raise ConfigurationError(f"{name} must be {least}, got {raw[:40]!r}")
         return value
+
+    def bytes(self, name: str, default: float, unit: int, *, above: float | None = None) -> int:
+        """A number of units."""
+        value = self.number(name, default, above=above) * unit
+        if math.isinf(value):
+            raise ConfigurationError(f"{name} must be less, got {self._environ[name][:40]!r}")
+        return int(value)
 
     def count(self, name: str, default: int) -> int:
         raw = self.text(name)
