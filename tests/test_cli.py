@@ -663,8 +663,15 @@ class Model:
 """
 
 
+# It disables the loggers that are there.
+CONFIGURES_LOGGING = """
+import logging.config
+logging.config.dictConfig({"version": 1})
+"""
+
+
 def test_every_worker_is_set_up_like_a_single_one(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(APP_OF_WORKERS)
+    (tmp_path / "mine.py").write_text(APP_OF_WORKERS + CONFIGURES_LOGGING)
     words = ("mine:app", "--workers", "2")
     with serving(tmp_path, *words, command=SCRIPT_COMMAND) as (port, process, log):
         request = urllib.request.Request(

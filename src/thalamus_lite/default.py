@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from thalamus_lite.errors import ConfigurationError
 from thalamus_lite.imports import import_by_name
-from thalamus_lite.observability.logs import configure
+from thalamus_lite.observability.logs import configure, enable
 from thalamus_lite.settings import Settings
 from thalamus_lite.thalamus import Thalamus
 
@@ -79,6 +79,9 @@ class DefaultApp(Thalamus):
             raise ConfigurationError(
                 f"THALAMUS_MODELS names {name!r}: {error}"
             ) from error.__cause__
+        finally:
+            # The module may have configured the logging of its own.
+            enable()
         if not attribute:
             # A module may also bring its app under the usual name.
             attribute = "app" if isinstance(getattr(module, "app", None), Thalamus) else ""

@@ -11,7 +11,7 @@ import importlib.util
 import math
 from typing import TYPE_CHECKING, Any
 
-from thalamus_lite.observability.logs import configure
+from thalamus_lite.observability.logs import configure, enable
 from thalamus_lite.settings import Settings
 
 if TYPE_CHECKING:
@@ -57,8 +57,12 @@ def worker_loop() -> asyncio.AbstractEventLoop:
     if importlib.util.find_spec("uvloop"):
         import uvloop
 
-        return uvloop.new_event_loop()
-    return asyncio.new_event_loop()
+        loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    else:
+        loop = asyncio.new_event_loop()
+    # uvicorn imports the app in the loop's first turn, and the app may configure logging too.
+    loop.call_soon(loop.call_soon, enable)
+    return loop
 
 
 def run(app: Thalamus | str, *, host: str, port: int, workers: int = 1, **options: Any) -> None:

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from thalamus_lite import default
 from thalamus_lite.default import DefaultApp
 from thalamus_lite.errors import ConfigurationError
 from thalamus_lite.testing import AsyncClient
+
+LOGGERS = ("thalamus_lite", "thalamus_lite.access")
 
 MODULE = """
 from pydantic import BaseModel
@@ -210,6 +213,27 @@ async def test_same_model_twice_is_refused(
     with pytest.raises(ValueError, match="one"):
         async with AsyncClient(app):
             pass
+
+
+@pytest.mark.parametrize("ending", ["", "1 / 0"])
+async def test_module_that_configures_logging_does_not_silence_the_app(
+    ending: str, app: DefaultApp, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_app(folder, "served_logging", "one")
+    with (folder / "served_logging.py").open("a") as file:
+        # As logging.config.dictConfig() does to all that are there, where it is not told otherwise.
+        for name in LOGGERS:
+            file.write(f"\nimport logging\nlogging.getLogger({name!r}).disabled = True\n")
+        file.write(ending)
+    monkeypatch.setenv("THALAMUS_MODELS", "served_logging")
+    try:
+        with suppress(ConfigurationError):
+            async with AsyncClient(app):
+                pass
+        assert [logging.getLogger(name).disabled for name in LOGGERS] == [False, False]
+    finally:
+        for name in LOGGERS:
+            logging.getLogger(name).disabled = False
 
 
 async def test_default_app_configures_logging_by_the_environment(

@@ -220,6 +220,16 @@ def test_configure_replaces_what_it_set_up(logger: logging.Logger) -> None:
     assert not logger.propagate
 
 
+def test_configure_enables_what_a_configuration_of_others_has_disabled(
+    logger: logging.Logger,
+) -> None:
+    access = logging.getLogger("thalamus_lite.access")
+    logger.disabled = access.disabled = True
+    configure("INFO", io.StringIO())
+    assert not logger.disabled
+    assert not access.disabled
+
+
 def test_terminal_gets_the_pretty_lines(
     logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,15 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     logger.addHandler(handler)
     logger.setLevel(level)
     logger.propagate = False
+    enable()
+
+
+def enable() -> None:
+    """Undo what ``logging.config.dictConfig()`` does to the loggers that are there, unless it is
+    told not to.
+    """
+    for name in (LOGGER, f"{LOGGER}.access"):
+        logging.getLogger(name).disabled = False
 
 
 def log_of_model(
