@@ -78,7 +78,13 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
 def test_app_is_a_thalamus() -> None:
     assert isinstance(thalamus_lite.app, thalamus_lite.Thalamus)
-    assert thalamus_lite.app is thalamus_lite.app
+    assert thalamus_lite.app is thalamus_lite.default.app
+
+
+def test_hypercorn_finds_the_default_app() -> None:
+    # It looks among the module's variables only, where no __getattr__ is asked.
+    code = "from hypercorn.utils import load_application; load_application('thalamus_lite:app', 1)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_testing_has_the_promised_names() -> None:

@@ -25,6 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from thalamus_lite._version import __version__
+from thalamus_lite.default import app as app
 from thalamus_lite.devices.device import DeviceInfo, DeviceType, GPURequirementError, GPUStatus
 from thalamus_lite.schemas.api import (
     CacheClearResponse,
@@ -47,7 +48,6 @@ from thalamus_lite.thalamus import Thalamus
 from thalamus_lite.weights.sources import FileWeight, HFWeight, HTTPWeight, S3Weight, WeightSource
 
 if TYPE_CHECKING:
-    from thalamus_lite.default import app
     from thalamus_lite.devices.torch_backend import (
         clear_gpu_cache,
         detect_devices,
@@ -59,10 +59,9 @@ if TYPE_CHECKING:
     from thalamus_lite.weights.entries.stats import CacheStats
     from thalamus_lite.weights.storage import exists_s3, fetch, get_cache, upload_s3
 
-# Imported when first asked for: the default app is made only for those who serve it, and the cache
-# and the devices bring modules that a client of these types does not need.
+# Imported when first asked for: the cache and the devices bring modules that a client of these
+# types does not need.
 _LATER = {
-    "app": "thalamus_lite.default",
     "clear_gpu_cache": "thalamus_lite.devices.torch_backend",
     "detect_devices": "thalamus_lite.devices.torch_backend",
     "get_gpu_memory": "thalamus_lite.devices.torch_backend",

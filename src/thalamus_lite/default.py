@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from thalamus_lite.errors import ConfigurationError
 from thalamus_lite.imports import import_by_name
-from thalamus_lite.observability.logs import configure, enable
 from thalamus_lite.settings import Settings
 from thalamus_lite.thalamus import Thalamus
 
@@ -32,6 +31,9 @@ class DefaultApp(Thalamus):
         self._found: set[str] = set()
 
     async def _start(self) -> Engine:
+        # Here: the package's import makes the app, and should not bring what only serving needs.
+        from thalamus_lite.observability.logs import configure
+
         settings = Settings.from_env()
         configure(settings.log_level or self.log_level)
         try:
@@ -67,6 +69,8 @@ class DefaultApp(Thalamus):
             register(self)
 
     def _add(self, name: str) -> None:
+        from thalamus_lite.observability.logs import enable
+
         module_name, _, attribute = name.partition(":")
         if not module_name or module_name.startswith("."):
             raise ConfigurationError(

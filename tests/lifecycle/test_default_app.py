@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from lifecycle_kit import answers, body
 
-from thalamus_lite import default
 from thalamus_lite.default import DefaultApp
 from thalamus_lite.errors import ConfigurationError
+from thalamus_lite.observability import logs
 from thalamus_lite.testing import AsyncClient
 
 LOGGERS = ("thalamus_lite", "thalamus_lite.access")
@@ -52,7 +52,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> DefaultApp:
     """A default app of its own, whose logging touches nothing."""
-    monkeypatch.setattr(default, "configure", lambda _level: None)
+    monkeypatch.setattr(logs, "configure", lambda _level: None)
     made = DefaultApp()
     monkeypatch.setattr("thalamus_lite.default.app", made)
     return made
@@ -240,7 +240,7 @@ async def test_default_app_configures_logging_by_the_environment(
     app: DefaultApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     levels: list[str] = []
-    monkeypatch.setattr(default, "configure", levels.append)
+    monkeypatch.setattr(logs, "configure", levels.append)
     async with AsyncClient(app):
         pass
     monkeypatch.setenv("THALAMUS_LOG_LEVEL", "error")
