@@ -55,7 +55,8 @@ def imported_by(module: str) -> tuple[list[str], int, bool]:
 
 
 def test_public_names_are_the_promised_ones() -> None:
-    assert set(thalamus_lite.__all__) == PUBLIC | {"app", "__version__"}
+    # A star import must not take the place of a user's own app.
+    assert set(thalamus_lite.__all__) == PUBLIC | {"__version__"}
     assert len(thalamus_lite.__all__) == len(set(thalamus_lite.__all__))
 
 
@@ -69,6 +70,7 @@ def test_star_import_brings_them_all() -> None:
     names: dict[str, object] = {}
     exec("from thalamus_lite import *", names)
     assert names.keys() >= PUBLIC
+    assert "app" not in names
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

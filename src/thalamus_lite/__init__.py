@@ -126,7 +126,6 @@ __all__ = [
     "WeightCache",
     "WeightSource",
     "__version__",
-    "app",
     "clear_gpu_cache",
     "detect_devices",
     "env",
