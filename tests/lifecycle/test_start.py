@@ -22,6 +22,7 @@ from lifecycle_kit import (
     state_of,
     until,
 )
+from pydantic import BaseModel
 
 from thalamus_lite import FileWeight, GPURequirementError, Thalamus, engine
 from thalamus_lite.devices.allocator import DeviceAllocator
@@ -205,6 +206,40 @@ async def test_waits_for_a_load_are_bounded_by_the_queue() -> None:
         assert (await client.post("/predict", json=body(*"abcd"))).status == 422
         model.door.open()
         assert answers(await first.answer()) == ["a", "b"]
+
+
+class Tree(BaseModel):
+    leaves: "list[Leaf]"  # type: ignore[name-defined]  # noqa: F821
+
+
+async def test_type_that_is_never_completed_fails_the_start_and_names_its_model() -> None:
+    class Later(BaseModel):
+        inner: "Never"  # type: ignore[name-defined]  # noqa: F821
+
+    app = Thalamus()
+
+    @app.model(model_id="m", input_type=Later, output_type=Out)
+    class Model:
+        def predict(self, inputs: list[Any]) -> list[Out]:
+            return []
+
+    with pytest.raises(TypeError, match=r"m@1\.0\.0: the input type .*Later.* is not complete"):
+        async with AsyncClient(app):
+            pass
+
+
+async def test_type_that_is_completed_before_the_start_will_do() -> None:
+    app = Thalamus()
+
+    @app.model(model_id="m", input_type=Tree, output_type=Out)
+    class Model:
+        def predict(self, inputs: list[Tree]) -> list[Out]:
+            return [Out(text=str(len(item.leaves))) for item in inputs]
+
+    Tree.model_rebuild(_types_namespace={"Leaf": In})
+    async with AsyncClient(app) as client:
+        answer = await client.post("/predict", json={"inputs": [{"leaves": [{"text": "x"}]}]})
+        assert answers(answer) == ["1"]
 
 
 async def test_critical_failure_fails_the_start_with_its_own_error() -> None:

@@ -243,7 +243,7 @@ def test_explicit_types_need_no_annotations() -> None:
     assert (spec.inputs.kind, spec.outputs.kind) == (Number, list[int])
 
 
-@pytest.mark.parametrize("kind", [Thalamus, list[Thalamus], "Missing"], ids=str)
+@pytest.mark.parametrize("kind", [Thalamus, list[Thalamus], "Missing", {"x": int}], ids=str)
 def test_type_that_pydantic_cannot_read_says_what_to_do(kind: Any) -> None:
     with pytest.raises(TypeError) as caught:
         register(input_type=kind, output_type=int)
@@ -251,6 +251,12 @@ def test_type_that_pydantic_cannot_read_says_what_to_do(kind: Any) -> None:
     assert "or pass input_type=" in str(caught.value)
     with pytest.raises(TypeError, match="pydantic cannot read the output type"):
         register(input_type=int, output_type=kind)
+
+
+@pytest.mark.parametrize("examples", [5, "text", {"x": 1}, {1, 2}])
+def test_examples_that_are_no_list_are_refused(examples: Any) -> None:
+    with pytest.raises(ValueError, match="examples must be a list of sample inputs"):
+        register(input_type=int, output_type=int, examples=examples)
 
 
 def test_weights_of_every_kind_are_taken() -> None:

@@ -63,6 +63,7 @@ class RecordType:
     def __init__(self, kind: Any, owner: str, side: str) -> None:
         self.kind = kind
         self._owner = owner
+        self._side = side
         if _is_of_pydantic_1(kind):
             raise TypeError(
                 f"{owner}: the {side} type {kind.__name__} is a pydantic.v1 model: derive it from"
@@ -75,7 +76,8 @@ class RecordType:
                 if isinstance(kind, str):
                     raise TypeError(kind)
                 TypeAdapter(kind)
-            except (PydanticUserError, PydanticUndefinedAnnotation, TypeError) as error:
+            except Exception as error:
+                # Of what is no type at all, pydantic may say anything.
                 if getattr(error, "code", None) == "typed-dict-version":
                     raise TypeError(
                         f"{owner}: the {side} type {kind!r} is or holds a typing.TypedDict: before"
@@ -85,6 +87,22 @@ class RecordType:
                     f"{owner}: pydantic cannot read the {side} type {kind!r}: use a BaseModel, a"
                     f" dataclass, a TypedDict or a plain type, or pass {side}_type="
                 ) from error
+
+    def prepare(self) -> None:
+        """Build now what the first request would have to wait for.
+
+        Raises:
+            TypeError: a name in the type's annotations means nothing to this day.
+        """
+        try:
+            for adapter in (self.many, self.one):
+                adapter.rebuild()
+            _ = self.tells_rounded_integers
+        except (PydanticUserError, PydanticUndefinedAnnotation) as error:
+            raise TypeError(
+                f"{self._owner}: the {self._side} type {self.kind!r} is not complete: a name in its"
+                " annotations is not defined"
+            ) from error
 
     @cached_property
     def one(self) -> TypeAdapter[Any]:

@@ -35,6 +35,8 @@ def read_examples(
     """
     if examples is None:
         return None, ()
+    if not isinstance(examples, list | tuple):
+        raise ValueError(f"{model_id}: examples must be a list of sample inputs")
     valid: list[Any] = []
     samples: list[Sample] = []
     for number, example in enumerate(examples):

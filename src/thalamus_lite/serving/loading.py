@@ -78,6 +78,8 @@ async def load(loaded: Loaded, context: Context) -> LaneGroup:
 
 async def _bring_up(loaded: Loaded, context: Context, cancel: threading.Event) -> LaneGroup:
     spec = loaded.spec
+    for records in (spec.inputs, spec.outputs):
+        records.prepare()
     weights = await _fetch(context, loaded, cancel)
     await in_thread(_place, context, loaded, weights)
     hooks = await _build(context, loaded, weights)
