@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel
 
 from thalamus_lite.batching.times import Times
-from thalamus_lite.model.inspection import declared_hook
+from thalamus_lite.model.inspection import declares
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,24 +160,26 @@ class Hooks:
     Each is looked up when it is needed: an instance may exchange them, as for a compiled one.
     """
 
-    __slots__ = ("_instance", "hidden")
+    __slots__ = ("_has_postprocess", "_has_preprocess", "_instance", "hidden")
 
     def __init__(self, instance: Model, hidden: bool = False) -> None:
-        self._instance = instance
+        self._instance: Any = instance
+        self._has_preprocess = declares(type(instance), "preprocess")
+        self._has_postprocess = declares(type(instance), "postprocess")
         # Whether an ``async def predict`` is below a plain decorator.
         self.hidden = hidden
 
     @property
     def preprocess(self) -> Callable[[list[Any]], Any] | None:
-        return declared_hook(self._instance, "preprocess")
+        return self._instance.preprocess if self._has_preprocess else None
 
     @property
     def predict(self) -> Callable[[Any], Any]:
-        return self._instance.predict
+        return self._instance.predict  # type: ignore[no-any-return]
 
     @property
     def postprocess(self) -> Callable[[Any], list[Any]] | None:
-        return declared_hook(self._instance, "postprocess")
+        return self._instance.postprocess if self._has_postprocess else None
 
     def run(self, lane: Lane, inputs: list[Any]) -> Ran:
         """One pass: as many outputs as inputs, all of them complete on the device.

@@ -70,8 +70,8 @@ def read_hooks(cls: type, name: str, merges: bool = False) -> Hooks:
     check_signatures(cls, name)
     return Hooks(
         kind=_kind(cls.predict, merges),  # type: ignore[attr-defined]
-        preprocess=callable(getattr(cls, "preprocess", None)),
-        postprocess=callable(getattr(cls, "postprocess", None)),
+        preprocess=declares(cls, "preprocess"),
+        postprocess=declares(cls, "postprocess"),
         ready=hasattr(cls, "is_ready"),
     )
 
@@ -84,15 +84,13 @@ def hook_of(instance: Any, name: str) -> Callable[..., Any] | None:
     return hook if callable(hook) else None
 
 
-def declared_hook(instance: Any, name: str) -> Callable[..., Any] | None:
-    """An optional hook that the class has, as the instance has it now; None: not there.
+def declares(cls: type, hook: str) -> bool:
+    """Whether a class has this optional hook.
 
-    What only the instance has is its own affair: many a model keeps the ``preprocess`` of a library
+    What only an instance has is its own affair: many a model keeps the ``preprocess`` of a library
     under that name, and calls it itself.
     """
-    if not callable(getattr(type(instance), name, None)):
-        return None
-    return hook_of(instance, name)
+    return callable(getattr(cls, hook, None))
 
 
 def check_ran(result: Any, hook: str, name: str) -> None:

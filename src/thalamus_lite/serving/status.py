@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from thalamus_lite.model.inspection import declared_hook
+from thalamus_lite.model.inspection import declares
 from thalamus_lite.observability.logs import log_of_model
 from thalamus_lite.schemas.api import ModelCapacity
 from thalamus_lite.serving.states import State
@@ -50,9 +50,9 @@ def model_capacity(runtime: ModelRuntime) -> ModelCapacity:
     if runtime.state is not State.READY or runtime.instance is None:
         return _static(runtime, "model_not_loaded")
     try:
-        hook = declared_hook(runtime.instance, "capacity")
-        if hook is not None and not runtime.quarantined:
-            return _sensible(hook())
+        instance = runtime.instance
+        if declares(type(instance), "capacity") and not runtime.quarantined:
+            return _sensible(instance.capacity())
     except BaseException as error:
         # It is asked in a plain call: nothing but the model can have raised it.
         log_of_model(logging.WARNING, runtime.spec.key, "failed in capacity()", error)
