@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import sys
@@ -618,30 +619,71 @@ class Unserialisable(BaseModel):
     thing: Any
 
 
+class Beyond(BaseException):
+    """As gevent's and others' timeouts are."""
+
+
+@pytest.mark.parametrize("error", [SystemExit, GeneratorExit, asyncio.CancelledError, Beyond])
 @pytest.mark.parametrize("part", ["validator", "property", "serializer"])
-def test_exit_in_an_output_type_is_the_models_fault(part: str) -> None:
+def test_whatever_code_of_an_output_type_raises_is_the_models_fault(
+    part: str, error: type[BaseException]
+) -> None:
+    def leave() -> int:
+        raise error("secret")
+
     class Exits(BaseModel):
         x: int = 1
 
         @field_validator("x")
         @classmethod
         def _check(cls, value: int) -> int:
-            return sys.exit("secret") if part == "validator" else value
+            return leave() if part == "validator" else value
 
         @computed_field  # type: ignore[prop-decorator]
         @property
         def y(self) -> int:
-            return sys.exit("secret") if part == "property" else self.x
+            return leave() if part == "property" else self.x
 
         @field_serializer("x")
         def _write(self, value: int) -> int:
-            return sys.exit("secret") if part == "serializer" else value
+            return leave() if part == "serializer" else value
 
     output = {"x": 1} if part == "validator" else Exits.model_construct(x=1)
     for made in ([output], [output, output]):
         with pytest.raises(ModelError, match="an output of m cannot be serialised") as caught:
             outputs(Exits).dump(made)
         assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [SystemExit, GeneratorExit, asyncio.CancelledError, Beyond])
+def test_whatever_code_of_an_input_type_raises_is_the_models_fault(
+    error: type[BaseException],
+) -> None:
+    class Exits(BaseModel):
+        x: int
+
+        @field_validator("x")
+        @classmethod
+        def _check(cls, value: int) -> int:
+            raise error("secret")
+
+    with pytest.raises(ModelError, match="an input validator of m raised"):
+        inputs(Exits).validate([{"x": 1}])
+
+
+def test_ctrl_c_is_nobodys_fault() -> None:
+    class Stops(BaseModel):
+        x: int
+
+        @field_validator("x")
+        @classmethod
+        def _check(cls, value: int) -> int:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        inputs(Stops).validate([{"x": 1}])
+    with pytest.raises(KeyboardInterrupt):
+        outputs(Stops).dump([{"x": 1}])
 
 
 def test_output_that_is_refused_without_words_is_the_models_fault() -> None:

@@ -161,7 +161,10 @@ class RecordType:
             # A validator's own one would be a ValidationError by now: this is the text of a
             # refusal, with lone surrogates in it.
             raise ValidationFailed([_unspoken("inputs")]) from None
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            # Nothing is awaited in there, so not even a cancellation is ours.
             raise ModelError(
                 f"an input validator of {self._owner} raised {type(error).__name__}"
             ) from error
@@ -202,7 +205,9 @@ class RecordType:
                 f"an output of {self._owner} does not fit the output type: {first['type']} at"
                 f" {first['loc']}"
             ) from None
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise ModelError(
                 f"an output of {self._owner} cannot be serialised: {type(error).__name__}"
             ) from error
