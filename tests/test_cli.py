@@ -403,7 +403,8 @@ def test_check_says_each_thing_on_one_line(run: Any, module: Any) -> None:
     code, out, _ = run("check", module("checked_schema", "input_type=In, output_type=Out", text))
     assert code == 1
     assert {line[:4] for line in out.splitlines()} == {"ok  ", "FAIL"}
-    assert "FAIL  m@1.0.0: its types have no JSON schema: " in out
+    assert "FAIL  m@1.0.0: the output type " in out
+    assert " is not complete: a name in its annotations is not defined" in out
 
 
 def test_check_when_offline_asks_nobody(
