@@ -8,6 +8,7 @@ while that one runs, it does the work for all others.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import logging
 import threading
@@ -43,6 +44,7 @@ class Starts:
     def __init__(self, make: Callable[[], Coroutine[Any, Any, Engine]]) -> None:
         self.engine: Engine | None = None
         self._make = make
+        self._context = contextvars.copy_context()
         self._starting: asyncio.Task[Engine] | None = None
         # For that start, in its own loop.
         self._waiting: set[asyncio.Task[Any] | None] = set()
@@ -193,7 +195,9 @@ class Starts:
         with self._lock:
             starting = self._starting
             if starting is None or starting.done() or starting.get_loop().is_closed():
-                starting = self._starting = loop.create_task(self._start())
+                # A request's own context is none of the app's business, which outlives it.
+                context = self._context.copy() if lasting else None
+                starting = self._starting = loop.create_task(self._start(), context=context)
                 self._waiting = set()
             waiting = self._waiting
         if starting.get_loop() is loop:

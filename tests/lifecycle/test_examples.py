@@ -37,6 +37,28 @@ async def test_examples_run_alone_and_together_on_every_lane_before_the_model_is
         assert list(calls.values()) == [[["a"], ["b"], ["c"], ["a", "b", "c"]]] * 2
 
 
+@pytest.mark.parametrize("kind", ["lane", "loop"])
+async def test_stream_may_fill_one_object_again_for_each_output_of_an_example(kind: str) -> None:
+    app = Thalamus()
+
+    class InLane:
+        def predict(self, inputs: list[In]) -> Iterator[Out]:
+            output: dict[str, str] = {}
+            for letter in "abc":
+                output["text"] = letter
+                yield output  # type: ignore[misc]
+                output.clear()
+
+    class OnLoop:
+        async def predict(self, inputs: list[In]) -> AsyncIterator[Out]:
+            for output in InLane().predict(inputs):
+                yield output
+
+    app.model(model_id="m", examples=EXAMPLES[:1])(InLane if kind == "lane" else OnLoop)
+    async with AsyncClient(app) as client:
+        assert answers(await client.post("/predict", json=body("x"))) == ["a", "b", "c"]
+
+
 async def test_batches_of_examples_are_no_longer_than_the_models() -> None:
     app = Thalamus()
     sizes: list[int] = []

@@ -336,6 +336,44 @@ async def test_object_that_is_filled_again_for_each_output_is_sent_as_it_was_yie
         assert texts == ["a", "ab", "abc"]
 
 
+async def test_output_that_postprocess_drops_is_progress_and_tells_of_a_client_that_left() -> None:
+    app = Thalamus()
+    since: list[float | None] = []
+    closed = threading.Event()
+    left = Door()
+
+    @app.model(model_id="m")
+    class Model:
+        def predict(self, inputs: list[In]) -> Iterator[Out]:
+            lane = runtime_of(app, "m@1.0.0").group.lanes[0]  # type: ignore[union-attr]
+            try:
+                for number in range(1_000_000):
+                    since.append(lane.busy_since)
+                    if number == 3:
+                        left.wait()
+                    yield Out(text=str(number))
+            finally:
+                assert number < 10
+                closed.set()
+
+        def postprocess(self, outputs: list[Out]) -> list[Out]:
+            return []
+
+    async with AsyncClient(app) as client:
+        begun = client.begin("POST", "/predict", json=body("x"), headers=SSE)
+        await left.reached()
+        await begun.hang_up()
+        await until(lambda: counted_gone(app))
+        left.open()
+        await until(closed.is_set)
+    assert len(set(since[:4])) == 4
+
+
+def counted_gone(app: Thalamus) -> bool:
+    """Whether nobody waits for the one request of an app any more."""
+    return engine_of(app).service.inflight == 0
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_pre_and_postprocess_see_the_inputs_and_each_output_alone(kind: str) -> None:
     app = Thalamus()

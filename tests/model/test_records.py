@@ -452,6 +452,15 @@ def test_instance_of_a_dataclass_is_written_by_its_own_class_too() -> None:
         outputs(Point).dump([Place(1.0, math.nan)])
 
 
+@dataclass
+class Raw(Point):
+    tensor: Array | None = None
+
+
+def test_dataclass_with_fields_that_pydantic_does_not_know_is_written_as_declared() -> None:
+    assert outputs(Point).dump([Raw(1.0, 2.0, Array(3.0))]) == b'{"x":1.0,"y":2.0}'
+
+
 def test_anything_else_is_validated_into_the_output_type() -> None:
     assert outputs(Out).dump([{"name": "a", "score": "2"}]) == b'{"name":"a","score":2.0}'
 

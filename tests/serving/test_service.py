@@ -4,7 +4,8 @@ import asyncio
 import functools
 import time
 import weakref
-from decimal import Decimal, localcontext
+from contextvars import ContextVar
+from decimal import Decimal, getcontext, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,50 @@ async def test_hooks_that_an_instance_exchanges_are_used_from_then_on(asynchrono
         if not asynchronous:
             made[0].predict = lambda inputs: [Out(text="fast")] * len(inputs)
             assert answers(await client.post("/predict", json=body("x"))) == ["fast?"]
+
+
+async def test_decimal_context_of_a_model_is_its_lanes_own() -> None:
+    app = Thalamus()
+
+    class Model(Echo):
+        def predict(self, inputs: list[In]) -> list[Out]:
+            return [Out(text=str(Decimal(1) / 3)) for _ in inputs]
+
+    @app.model(model_id="short", default=True)
+    class Short(Model):
+        def load(self, weights: dict[str, Path], device: str) -> None:
+            getcontext().prec = 3
+
+    app.model(model_id="long")(Model)
+    # As any arithmetic at import does.
+    before = getcontext().prec
+    async with AsyncClient(app) as client:
+        assert answers(await client.post("/predict", json=body("x"))) == ["0.333"]
+        (long,) = answers(await client.post("/predict", json=body("x", model="long")))
+        assert len(long) == before + 2
+    assert getcontext().prec == before
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_start_at_a_request_takes_none_of_that_requests_context(asynchronous: bool) -> None:
+    app = Thalamus()
+
+    class Model(Echo):
+        def predict(self, inputs: list[In]) -> list[Out]:
+            return [Out(text=_TENANT.get("nobody")) for _ in inputs]
+
+    class OnLoop(Model):
+        async def predict(self, inputs: list[In]) -> list[Out]:  # type: ignore[override]
+            return Model.predict(self, inputs)
+
+    app.model(model_id="m")(OnLoop if asynchronous else Model)
+    async with AsyncClient(app, lifespan=False) as client:
+        _TENANT.set("first")
+        assert answers(await client.post("/predict", json=body("x"))) == ["nobody"]
+    await app._starts.end()
+
+
+_TENANT: ContextVar[str] = ContextVar("tenant")
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

@@ -46,6 +46,7 @@ class Batcher:
         self.on_fatal: Callable[[BaseException], None] = lambda _error: None
         self._groups: dict[Any, LaneGroup] = {}
         self._stopped = False
+        self.tasks = Tasks(loop)
         self.rebind(loop)
 
     def rebind(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -53,7 +54,7 @@ class Batcher:
         self.loop = loop
         self._armed = False
         self._alarm = Alarm(loop, self._dispatch)
-        self.tasks = Tasks(loop)
+        self.tasks = Tasks(loop, self.tasks.context)
         self.disconnects = Disconnects(loop, lambda: self.clock(), self.tasks.spawn, self.cancel)
         self._arrived = self.disconnects.arrived
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import itertools
 import logging
 import queue
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -133,6 +134,7 @@ class Lane:
         return threading.Thread(target=run, args=(self._run,), name=self.name, daemon=True)
 
     def _run(self) -> None:
+        _own_decimal_context()
         try:
             while (job := self._jobs.get()) is not None:
                 started = self.busy_since = time.monotonic()
@@ -152,6 +154,13 @@ class Lane:
             _log.exception("a lane died and is replaced: %s", name, extra={"lane": name})
             self._thread = self._new_thread()
             self._thread.start()
+
+
+def _own_decimal_context() -> None:
+    """A context variable of decimal's holds one object that changes: it would be everybody's."""
+    decimal = sys.modules.get("decimal")
+    if decimal is not None:
+        decimal.setcontext(decimal.getcontext().copy())
 
 
 class Hooks:

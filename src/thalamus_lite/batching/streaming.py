@@ -86,6 +86,10 @@ def stream_in_lane(
                         if not channel.put(dumped):
                             return
                         lane.touch()
+                    # Also where postprocess has dropped the output.
+                    if channel.closed:
+                        return
+                    lane.touch()
                     resumed = clock()
             finally:
                 # What the generator does when it is closed is the model's time again; what it
@@ -155,6 +159,8 @@ async def stream_on_loop(
                 for item in items:
                     if not await channel.aput(channel.dump(item)):
                         return
+                if channel.closed:
+                    return
                 lane.awaiting_since = time.monotonic()
                 resumed = clock()
         finally:

@@ -17,9 +17,11 @@ CLOSE_PATIENCE_S = 1.0
 class Tasks:
     """The tasks of one event loop; ``context`` is the one that the app started in."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, context: contextvars.Context | None = None
+    ) -> None:
         self._loop = loop
-        self.context = contextvars.copy_context()
+        self.context = contextvars.copy_context() if context is None else context
         self._running: set[Task] = set()
 
     def spawn(

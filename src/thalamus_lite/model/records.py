@@ -187,7 +187,7 @@ class RecordType:
                 serializer = self.one.serializer
                 output = self.one.validator.validate_python(output)
                 if self._is_dataclass and type(output) is not self.kind:
-                    serializer = _serializer(type(output))  # type: ignore[arg-type]
+                    serializer = _serializer(type(output)) or serializer  # type: ignore[arg-type]
             written: bytes = serializer.to_json(output, warnings=False)
             # Not `in`, which looks for a number first.
             if written.find(b"null") >= 0:
@@ -238,8 +238,14 @@ def details(error: ValidationError, prefix: tuple[str, ...]) -> list[dict[str, A
 
 
 @lru_cache
-def _serializer(kind: type) -> SchemaSerializer:
-    return TypeAdapter(kind).serializer
+def _serializer(kind: type) -> SchemaSerializer | None:
+    """That of a dataclass; None where it has fields that pydantic knows nothing of."""
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(kind)
+        adapter.rebuild()
+    except (PydanticUserError, PydanticUndefinedAnnotation):
+        return None
+    return adapter.serializer
 
 
 def _is_of_pydantic_1(kind: Any) -> bool:

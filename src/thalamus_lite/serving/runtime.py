@@ -70,7 +70,7 @@ class ModelRuntime:
     @property
     def instance(self) -> Any:
         """The user's object, on the first device; None while nothing is loaded."""
-        return self._loaded.instances[0] if self.group is not None and self._loaded else None
+        return next(iter(self._loaded.instances), None) if self.group and self._loaded else None
 
     @property
     def ready(self) -> bool:

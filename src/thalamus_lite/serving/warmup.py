@@ -112,17 +112,17 @@ async def _run(
 
 
 async def _drain_stream(spec: ModelSpec, group: LaneGroup, index: int) -> None:
-    """The first outputs only: a stream need not end."""
+    """The first outputs only: a stream need not end. Each is dumped before the next is made, as it
+    is for a request.
+    """
     lane = group.lanes[index]
     try:
         prepared = await call(lane, _preprocessed, group, index, _examples(spec, 0, 1))
         if group.on_loop:
             lane.awaiting_since = time.monotonic()
-            outputs = await _first_of(group.hooks[index].predict(prepared))
-            outputs = await call(lane, _postprocessed, group, index, outputs)
+            await _read_on_loop(spec, group, index, group.hooks[index].predict(prepared))
         else:
-            outputs = await call(lane, _run_stream, group, index, prepared)
-        spec.outputs.dump(outputs)
+            await call(lane, _read_in_lane, spec, group, index, prepared)
     finally:
         lane.awaiting_since = None
 
@@ -140,31 +140,30 @@ def _preprocessed(group: LaneGroup, index: int, inputs: list[Any]) -> Any:
     return inputs if preprocess is None else preprocess(inputs)
 
 
-def _postprocessed(group: LaneGroup, index: int, outputs: list[Any]) -> list[Any]:
-    if group.hooks[index].postprocess is None:
-        return outputs
-    found: list[Any] = []
-    for output in outputs:
-        found += postprocessed(group.hooks[index], [output])
-    return found
+def _finished(group: LaneGroup, index: int, output: Any) -> list[Any]:
+    hooks = group.hooks[index]
+    return [output] if hooks.postprocess is None else postprocessed(hooks, [output])
 
 
-def _run_stream(group: LaneGroup, index: int, prepared: Any) -> list[Any]:
+def _read_in_lane(spec: ModelSpec, group: LaneGroup, index: int, prepared: Any) -> None:
     stream = group.hooks[index].predict(prepared)
     try:
-        return _postprocessed(group, index, list(itertools.islice(stream, LIMIT)))
+        for output in itertools.islice(stream, LIMIT):
+            spec.outputs.dump(_finished(group, index, output))
     finally:
         close = getattr(stream, "close", None)
         if close is not None:
             close()
 
 
-async def _first_of(stream: Any) -> list[Any]:
-    outputs: list[Any] = []
+async def _read_on_loop(spec: ModelSpec, group: LaneGroup, index: int, stream: Any) -> None:
+    lane = group.lanes[index]
+    left = LIMIT
     try:
         async for output in stream:
-            outputs.append(output)
-            if len(outputs) == LIMIT:
+            spec.outputs.dump(await call(lane, _finished, group, index, output))
+            left -= 1
+            if not left:
                 break
     except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
         raise tame(error) from error
@@ -172,4 +171,3 @@ async def _first_of(stream: Any) -> list[Any]:
         close = getattr(stream, "aclose", None)
         if close is not None:
             await close()
-    return outputs
