@@ -246,7 +246,9 @@ def faults_of_streams(module: Any, seed: int) -> list[str]:
             got.append(item)
             return True
 
-        channel = types.SimpleNamespace(put=put, dump=lambda output: run.read([output])[0])
+        channel = types.SimpleNamespace(
+            put=put, dump=lambda output: run.read([output])[0], closed=False
+        )
         pending = types.SimpleNamespace(inputs=run.inputs([1.0]), channel=channel, times=Times())
         group = types.SimpleNamespace(hooks=[run.hooks()], lanes=[lane])
         loop = types.SimpleNamespace(call_soon_threadsafe=lambda call, *given: call(*given))

@@ -201,18 +201,20 @@ class Hooks:
         count = len(inputs)
         pre_s = post_s = None
         stream = lane.open_stream()
+        # Without the calls of the properties, for every batch.
+        instance = self._instance
         try:
             with stream:
                 start = clock()
                 prepared = inputs
-                if (preprocess := self.preprocess) is not None:
+                if self._has_preprocess and (preprocess := instance.preprocess) is not None:
                     prepared = preprocess(inputs)
                     pre_s = clock() - start
                 predict_start = clock()
-                predicted = self.predict(prepared)
+                predicted = instance.predict(prepared)
                 predicted_at = clock()
                 outputs = predicted
-                if (postprocess := self.postprocess) is not None:
+                if self._has_postprocess and (postprocess := instance.postprocess) is not None:
                     outputs = postprocess(predicted)
                     post_s = clock() - predicted_at
                 listed = as_outputs(outputs, count)
