@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -397,6 +398,50 @@ def test_a_rebuild_under_a_download_leaves_nothing_of_it_behind(
     with closing(sqlite3.connect(root / "index.db")) as db:
         assert db.execute("SELECT count(*) FROM part").fetchone() == (0,)
     assert audit(root) == []
+
+
+def test_what_is_published_while_a_rebuild_looks_around_keeps_its_name(
+    make: Any,
+    origin: Folder,
+    root: Path,
+    content: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its folder is not among those with manifests yet, and among those that are in use already."""
+    data = origin.put("late", os.urandom(500))
+    shelved, listed, in_place, rebuilt = (threading.Event() for _ in range(4))
+    waits = {"shelved": (shelved, listed), "entry_in_place": (in_place, rebuilt)}
+
+    def reached(step: str) -> None:
+        if step in waits:
+            told, awaited = waits[step]
+            told.set()
+            assert awaited.wait(60)
+
+    leases: list[Any] = []
+    publisher = make(reached=reached)
+    thread = threading.Thread(target=lambda: leases.append(publisher.acquire(http("late"))))
+    thread.start()
+    assert shelved.wait(60)
+    list_them = recovery.strangers_to
+
+    def late(*args: Any) -> Any:
+        listed.set()
+        assert in_place.wait(60)
+        return list_them(*args)
+
+    cache = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery, "strangers_to", late)
+        recovery.remake_index(cache._database, cache._layout, cache._wiring.system)
+    rebuilt.set()
+    thread.join()
+    with leases[0] as first, make().acquire(http("late")) as second:
+        assert first.path == second.path
+        assert second.path.read_bytes() == data
+    assert http("late").name in {each.name for each in cache.store().index.entries()}
+    with closing(sqlite3.connect(root / "index.db")) as db:
+        assert db.execute("SELECT count(*) FROM entry WHERE ident LIKE '#%'").fetchone() == (0,)
 
 
 def test_a_rebuild_removes_what_one_that_was_killed_has_left(

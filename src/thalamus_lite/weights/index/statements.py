@@ -70,10 +70,12 @@ def blobs_of(db: sqlite3.Connection, entry_id: str) -> tuple[tuple[int, int, int
 
 
 def upsert_claim(db: sqlite3.Connection, entry_id: str, claim: Claim) -> None:
+    # All of the claim: the row may be of `condemn`, which knew no more than the folder's name.
     db.execute(
         "INSERT INTO entry (id, ident, name, relpath, state, bytes, boot_id)"
         " VALUES (?, ?, ?, ?, 'FETCHING', ?, ?)"
-        " ON CONFLICT (id) DO UPDATE SET bytes = excluded.bytes, boot_id = excluded.boot_id",
+        " ON CONFLICT (id) DO UPDATE SET ident = excluded.ident, name = excluded.name,"
+        " relpath = excluded.relpath, bytes = excluded.bytes, boot_id = excluded.boot_id",
         (entry_id, claim.ident, claim.name, claim.relpath, claim.bytes, claim.boot_id),
     )
 
