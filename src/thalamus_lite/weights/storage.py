@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
+from bisect import bisect_left
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from thalamus_lite.weights.lease import Lease
 
 _RESTARTS = 2
+
+# For each there are connections of its own, and on S3 a client of some MB, for the process's life:
+# who passes what is left of a deadline asks with another timeout each time.
+_TIMEOUTS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 3600, 86400, threading.TIMEOUT_MAX)
 
 _lock = Lock()
 _caches: dict[CacheOptions, WeightCache] = {}
@@ -64,7 +69,8 @@ def fetch(
         filename: The name of the copy, in place of the last component of the source's.
         cache: True: the file is in the weight cache and stays there for the life of this process.
             False: it is fetched anew, into a folder of its own that is the caller's to delete.
-        timeout: Seconds, for a connection and for each single read.
+        timeout: Seconds, for a connection and for each single read; rounded up to the next of
+            1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 3600 and 86400, and above that to no limit.
 
     Raises:
         WeightError: it cannot be had; the sentence says what to do.
@@ -121,7 +127,7 @@ def _timeout(timeout: object) -> float | None:
     if timeout is None:
         return None
     if isinstance(timeout, int | float) and 0 < timeout <= threading.TIMEOUT_MAX:
-        return timeout
+        return _TIMEOUTS_S[bisect_left(_TIMEOUTS_S, timeout)]
     raise ConfigurationError("timeout must be a positive number of seconds, like timeout=300")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import TIMEOUT_MAX
+
 import pytest
 
 from thalamus_lite import S3Ref, exists_s3, fetch, get_cache, upload_s3
@@ -15,7 +17,9 @@ from thalamus_lite.errors import (
     WeightSourceInvalid,
 )
 from thalamus_lite.weights import storage
+from thalamus_lite.weights.origins import s3_client
 from thalamus_lite.weights.sources import S3Weight
+from thalamus_lite.weights.wiring import Wiring
 
 pytestmark = pytest.mark.usefixtures("s3_login")
 
@@ -85,6 +89,36 @@ def test_timeout_is_a_positive_number(fault_server, timeout, cache):
 def test_timeout_of_none_is_the_usual_one(fault_server, cache):
     path = fetch(fault_server.url + "/model.pt", cache=cache, timeout=None)
     assert path.read_bytes() == fault_server.content
+
+
+@pytest.mark.parametrize(
+    ("timeout", "used"),
+    [(0.01, 1), (1, 1), (1.01, 2), (299.9, 300), (300.0, 300), (301, 600), (1e9, TIMEOUT_MAX)],
+)
+def test_timeout_is_rounded_up(fault_server, monkeypatch, timeout, used):
+    made = []
+    origin_for = storage.Wiring().origin_for
+    monkeypatch.setattr(
+        storage,
+        "Wiring",
+        lambda: Wiring(
+            origin_for=lambda source, options: made.append(options) or origin_for(source, options)
+        ),
+    )
+    fetch(fault_server.url + "/model.pt", cache=False, timeout=timeout)
+    assert [options.timeout_s for options in made] == [used]
+
+
+def test_what_is_left_of_a_deadline_makes_no_client_for_each_fetch(s3, fault_server, monkeypatch):
+    monkeypatch.setenv("THALAMUS_CACHE_TTL_S", "0")
+    s3.put_object(Bucket="files", Key="a.bin", Body=b"abc")
+    before = len(s3_client._shared.clients)
+    for cache in (True, False):
+        for left in (299.9, 250.0, 121.5):
+            assert fetch("s3://files/a.bin", cache=cache, timeout=left).read_bytes() == b"abc"
+            fetch(fault_server.url + "/model.pt", cache=cache, timeout=left)
+    assert len(s3_client._shared.clients) == before + 1
+    assert len(get_cache()._asker._origins) == 2
 
 
 def test_without_the_cache_it_is_really_fetched_and_the_callers_own(fault_server):
