@@ -247,6 +247,13 @@ def test_proxy_that_is_no_url_is_named_as_such(server, http, monkeypatch, proxy)
         http.list(source(server.url + "/a.pt"))
 
 
+@pytest.mark.parametrize("end", ["\n", "/\r\n", " "])
+def test_white_space_around_a_proxy_is_no_part_of_it(server, http, monkeypatch, end):
+    monkeypatch.setenv("http_proxy", f" {server.url}{end}")
+    http.list(source("http://weights.example/a.pt"))
+    assert server.requests
+
+
 def test_login_of_a_proxy_may_hold_any_character(server, http, monkeypatch):
     monkeypatch.setenv("http_proxy", server.url.replace("http://", "http://user:p%E2%82%ACss@"))
     http.list(source("http://weights.example/a.pt"))

@@ -138,6 +138,8 @@ class Pools:
         return self._proxied[proxy]
 
     def _proxy(self, url: str) -> urllib3.PoolManager:
+        # A secret made with echo ends in a newline.
+        url = url.strip()
         url = url if "://" in url else f"http://{url}"
         if not has_host(url):
             raise WeightSourceInvalid(
