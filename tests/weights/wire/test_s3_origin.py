@@ -683,6 +683,32 @@ def test_endpoint_of_a_profile_tells_its_objects_apart(origin, monkeypatch, tmp_
         origin.identity(source)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "endpoint_url = http://[::1\n",
+        "endpoint_url =\n  a = b\n",
+        "services = m\n[services m]\ns3 = http://host.example\n# endpoint_url\n",
+        "services = m\n[services m]\ns3 =\n  endpoint_url = http://[::1\n",
+        "endpoint_url = http://host.example\n[default\n",
+    ],
+)
+def test_config_of_aws_that_is_malformed_is_told(origin, monkeypatch, tmp_path, text):
+    (tmp_path / "config").write_text(f"[default]\n{text}")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    source = S3Weight(bucket="b", key="k", region="us-east-1")
+    for method in (origin.identity, origin.list):
+        with pytest.raises(WeightSourceInvalid, match="AWS_CONFIG_FILE"):
+            method(source)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://host:port", "host"])
+def test_endpoint_of_the_environment_that_is_no_url_is_told(origin, monkeypatch, url):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    with pytest.raises(WeightSourceInvalid, match="endpoint_url"):
+        origin.identity(S3Weight(bucket="b", key="k"))
+
+
 @pytest.mark.parametrize("file", ["$HOME/config", "~/config", "~/none"])
 def test_identity_needs_no_library_where_no_file_chooses_an_endpoint(
     origin, monkeypatch, tmp_path, file

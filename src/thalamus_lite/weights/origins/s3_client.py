@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from thalamus_lite.errors import MissingExtra, WeightSourceInvalid
 from thalamus_lite.settings import env
 from thalamus_lite.weights.forks import Lock, no_fork, watch
+from thalamus_lite.weights.names import has_host
 from thalamus_lite.weights.origins.pools import guard_connections
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ _FILES = (
     ("AWS_CONFIG_FILE", "~/.aws/config"),
     ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
 )
+# A block in the place of a value, or the reverse, ends in one of these, in botocore or here.
+_MISREAD = (AttributeError, TypeError, ValueError)
 _EXTRA = 'weights on S3 need botocore: pip install "thalamus-lite[s3]"'
 
 
@@ -88,19 +91,20 @@ def chosen_endpoint(endpoint_url: str | None) -> str:
     """The endpoint that somebody chose for such a client; ``""`` for AWS's own.
 
     Raises:
-        MissingExtra, WeightSourceInvalid: as `client_for` does, where only botocore could tell.
+        MissingExtra: as `client_for` does, where only botocore could tell.
+        WeightSourceInvalid: as `client_for` does.
     """
-    chosen = endpoint_url or env("AWS_ENDPOINT_URL_S3") or env("AWS_ENDPOINT_URL")
-    if chosen:
-        return chosen
+    chosen: object = endpoint_url or env("AWS_ENDPOINT_URL_S3") or env("AWS_ENDPOINT_URL") or ""
     # What is in the cache is served without botocore, as far as that goes.
-    if not any(_may_choose(env(name) or usual) for name, usual in _FILES):
-        return ""
-    with no_fork():
-        return _configured_endpoint()
+    if not chosen and any(_may_choose(env(name) or usual) for name, usual in _FILES):
+        with no_fork():
+            chosen = _configured_endpoint()
+    if not isinstance(chosen, str) or (chosen and not has_host(chosen)):
+        raise _unusable("an endpoint_url that is no URL")
+    return chosen
 
 
-def _configured_endpoint() -> str:
+def _configured_endpoint() -> object:
     """From the session, since a client may ask the network for credentials."""
     try:
         import botocore.session
@@ -113,15 +117,15 @@ def _configured_endpoint() -> str:
             return ""
         profile = session.get_scoped_config()
         services = session.full_config.get("services", {}).get(profile.get("services"), {})
-    except BotoCoreError as error:
-        raise _unusable(error) from None
-    return services.get("s3", {}).get("endpoint_url") or profile.get("endpoint_url") or ""
+        return services.get("s3", {}).get("endpoint_url") or profile.get("endpoint_url") or ""
+    except (BotoCoreError, *_MISREAD) as error:
+        raise _unusable(type(error).__name__) from None
 
 
-def _unusable(error: Exception) -> WeightSourceInvalid:
+def _unusable(what: str) -> WeightSourceInvalid:
     return WeightSourceInvalid(
-        f"botocore cannot make a client for S3 ({type(error).__name__}): check region,"
-        " endpoint_url and AWS_PROFILE"
+        f"botocore cannot make a client for S3 ({what}): check region, endpoint_url, AWS_PROFILE"
+        " and the AWS config, ~/.aws/config or AWS_CONFIG_FILE"
     )
 
 
@@ -159,8 +163,8 @@ def _new_client(
         client = botocore.session.Session().create_client(
             "s3", region_name=region, endpoint_url=endpoint_url, config=config
         )
-    except (BotoCoreError, ValueError) as error:
-        raise _unusable(error) from None
+    except (BotoCoreError, *_MISREAD) as error:
+        raise _unusable(type(error).__name__) from None
     if options.guard is not None:
         _guard(client, options.guard)
     return client
