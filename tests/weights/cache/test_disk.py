@@ -15,7 +15,7 @@ from tests_weights_cache_fakes import Crash, Disk, Engine, Folder, Steps, audit,
 
 from thalamus_lite.errors import CacheUnusable, DiskFull
 from thalamus_lite.weights import mounts
-from thalamus_lite.weights.entries import layout, strangers
+from thalamus_lite.weights.entries import eviction, layout, strangers
 
 
 def test_free_space_is_kept(make: Any, origin: Folder) -> None:
@@ -433,6 +433,8 @@ def of_another_program(index: Path) -> None:
         "trash/keep.txt",
         "partial/thesis.tex",
         "trash/link/keep.txt",
+        f"partial/{'9f86d081' * 8}/thesis.tex",
+        f"entries/{'9f86d081' * 2}-{'9f86d081' * 2}/post.md",
     ],
 )
 @pytest.mark.parametrize("use", ["stats", "rebuild", "clear", "acquire"])
@@ -465,6 +467,59 @@ def test_an_emptied_cache_that_lost_its_index_is_one(make: Any, origin: Folder, 
     (root / "index.db").unlink()
     make().acquire(http("m")).release()
     assert audit(root) == []
+
+
+def torn(index: Path) -> None:
+    index.write_bytes(bytes(8192))
+
+
+def half_replaced(index: Path) -> None:
+    index.rename(index.with_name("index.db.corrupt"))
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, torn, half_replaced])
+@pytest.mark.parametrize("step", ["extents", "verified", "entry_built", "blob_in_place", "shelved"])
+def test_a_cache_that_lost_its_index_before_its_first_entry_was_whole_is_one(
+    make: Any, origin: Folder, root: Path, lose: Any, step: str
+) -> None:
+    data = origin.put("m", os.urandom(1000))
+    cache = make(reached=Steps(at=step, error=Crash()))
+    with pytest.raises(Crash):
+        cache.acquire(http("m"))
+    cache.close()
+    assert list(root.glob("partial/*/*"))
+    lose(root / "index.db")
+    with make().acquire(http("m")) as lease:
+        assert lease.path.read_bytes() == data
+    assert audit(root) == []
+
+
+@pytest.mark.parametrize("left", ["made/deep/a.bin", "made", "twin", "probe"])
+def test_a_cache_that_was_killed_at_its_first_put_and_lost_its_index_is_one(
+    make: Any, root: Path, left: str
+) -> None:
+    path = root / "partial" / ("9f86d081" * 8) / f"{'9f86d081' * 2}.{left}"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x")
+    assert make().put("k", lambda path: path.write_bytes(b"x")).read_bytes() == b"x"
+    assert audit(root) == []
+
+
+def test_a_cache_whose_only_entry_was_condemned_in_use_and_that_lost_its_index_is_one(
+    make: Any, origin: Folder, root: Path
+) -> None:
+    origin.put("m", b"x")
+    cache, other = make(), make()
+    with cache.acquire(http("m")) as lease:
+        assert not eviction.condemn(other.store(), lease.entry_id)
+        other.close()
+        (root / "index.db").unlink()
+        make().acquire(http("m")).release()
+        assert lease.path.exists()
+    (root / "blobs" / ".DS_Store").touch()
+    make().clear()
+    (root / "index.db").unlink()
+    make().acquire(http("m")).release()
 
 
 def test_a_cache_of_damaged_entries_that_lost_its_index_is_one(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+import stat
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thalamus_lite.errors import CacheUnusable
@@ -13,8 +16,6 @@ from thalamus_lite.weights.lease import lock_folder, unlock
 from thalamus_lite.weights.manifest import Manifest, ManifestInvalid
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from thalamus_lite.weights.entries.layout import Layout
     from thalamus_lite.weights.index.database import Database
     from thalamus_lite.weights.options import System
@@ -22,20 +23,34 @@ if TYPE_CHECKING:
 
 _SQLITE = b"SQLite format 3\0"
 
+_ID = "[0-9a-f]{16}"
+_OURS = re.compile(
+    r"blobs/(?P<blob>[0-9a-f]{2})/(?P=blob)[0-9a-f]{62}"
+    rf"|entries/{_ID}-{_ID}/(manifest\.json|files/.+)"
+    r"|partial/[0-9a-f]{64}/"
+    rf"([0-9]+\.{_ID}\.part|entry\.{_ID}/.+|{_ID}\.(probe|twin)|{_ID}\.made(/.+)?)"
+    rf"|trash/{_ID}(/.+)?"
+    # Found wherever a Mac has looked.
+    r"|.+/\.DS_Store",
+    re.DOTALL,
+)
+"""What a cache makes, and a killed one may leave without an index or a manifest beside it."""
+
 
 def refuse_foreign(database: Database, layout: Layout) -> None:
     """Before anything is made or removed: others use the names of our folders too.
 
     Raises:
-        CacheUnusable: there are files in such folders, and neither an index nor a manifest of ours.
+        CacheUnusable: there are files in such folders that no cache makes, and neither an index nor
+            a manifest of ours.
     """
-    if _is_index(layout.index) or not any(_has_files(folder) for folder in layout.folders):
+    if _is_index(layout.index) or not any(_is_foreign(folder) for folder in layout.folders):
         return
     # Another process may be putting a new index in the place of an old one.
     with database.replaced():
         if _is_index(layout.index) or _has_manifests(layout):
             return
-    names = ", ".join(f"{folder.name}/" for folder in layout.folders if _has_files(folder))
+    names = ", ".join(f"{folder.name}/" for folder in layout.folders if _is_foreign(folder))
     raise CacheUnusable(
         f"{str(layout.root)!a} has files in {names} and is no weight cache, so nothing in it"
         " was touched: set THALAMUS_CACHE_DIR to a folder of its own, or, if it was a cache and"
@@ -53,12 +68,23 @@ def _is_index(path: Path) -> bool:
     return head.startswith(_SQLITE) and any(head[60:64])
 
 
-def _has_files(folder: Path) -> bool:
+def _is_foreign(folder: Path) -> bool:
     """An emptied cache keeps the folders of its blobs. What vanishes meanwhile is no matter."""
-    return any(
-        files or any(os.path.islink(os.path.join(parent, name)) for name in folders)
-        for parent, folders, files in os.walk(folder)
-    )
+    for parent, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        if links or not all(_is_ours(Path(parent, name), folder.parent) for name in files):
+            return True
+    return False
+
+
+def _is_ours(path: Path, root: Path) -> bool:
+    found = _OURS.fullmatch(path.relative_to(root).as_posix())
+    if found is None:
+        return False
+    with suppress(FileNotFoundError):
+        # Others too name files by their sha256; only ours are read-only, to all.
+        return found["blob"] is None or path.lstat().st_mode == stat.S_IFREG | 0o444
+    return True
 
 
 def _has_manifests(layout: Layout) -> bool:
