@@ -229,6 +229,7 @@ class WeightCache:
             leases=self._leases,
             locks_hold=hold,
             checked=set(),
+            stuck=set(),
         )
         try:
             recover(store)

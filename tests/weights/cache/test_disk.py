@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import sqlite3
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from tests_weights_cache_fakes import Crash, Disk, Engine, Folder, Steps, audit, disk_full, http
 
-from thalamus_lite.errors import CacheUnusable, DiskFull
+from thalamus_lite.errors import CacheFull, CacheUnusable, DiskFull
 from thalamus_lite.weights import mounts
 from thalamus_lite.weights.entries import eviction, layout, strangers
 
@@ -662,4 +663,44 @@ def test_what_can_neither_be_moved_nor_deleted_is_an_error(
         with pytest.raises(CacheUnusable):
             cache.clear()
     cache.clear()
+    assert audit(root) == []
+
+
+def test_an_entry_that_cannot_be_removed_is_in_nobodys_way(
+    make: Any, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def put(key: str, size: int = 1000) -> Path:
+        path: Path = cache.put(key, lambda path: path.write_bytes(os.urandom(size)))
+        return path
+
+    cache = make(max_bytes=3000)
+    stuck = put("a").parent.parent
+    put("b")
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path == stuck:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        with pytest.raises(CacheUnusable):
+            put("c", 2000)
+        for reopened in (False, True):
+            if reopened:
+                cache.close()
+                cache = make(max_bytes=3000)
+            paths = [put(f"{key}{reopened}") for key in "defgh"]
+            assert [path.exists() for path in paths] == [False] * 3 + [True] * 2
+            assert cache.stats().total_size_bytes == 3000
+            started = time.monotonic()
+            with pytest.raises(CacheFull):
+                put("more", 2500)
+            assert time.monotonic() - started < cache.options.busy_s / 2
+            assert cache.clear() == (2000, 2)
+            assert cache.stats().total_size_bytes == 1000
+            assert caplog.text.count(f"cannot remove its entry {stuck.name}") == 1
+            caplog.clear()
+    assert cache.clear() == (1000, 1)
     assert audit(root) == []

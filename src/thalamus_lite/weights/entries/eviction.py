@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import math
 import os
 from collections import Counter
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from thalamus_lite.errors import WeightError
 from thalamus_lite.weights.entries.holds import take_over
 from thalamus_lite.weights.entries.layout import remove
+from thalamus_lite.weights.index.sqlerrors import IndexDamaged, IndexNewer
 from thalamus_lite.weights.lease import unlock
 from thalamus_lite.weights.transfer.giving_up import pause
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
     from thalamus_lite.weights.entries.store import Store
     from thalamus_lite.weights.index.records import Candidate, Unfinished
+
+_log = logging.getLogger("thalamus_lite")
 
 PAGE = 64
 """Entries looked at, locked and removed at a time: each lock is a descriptor."""
@@ -127,7 +132,7 @@ def finish_evictions(store: Store) -> tuple[int, int]:
     before = store.index.totals()
     for row in store.index.unfinished():
         if row.state == "EVICTING":
-            with ExitStack() as locks:
+            with passed_over(store, row.entry_id), ExitStack() as locks:
                 if _lock(store, row.entry_id, locks):
                     remove_entry(store, row.entry_id)
     unlink_blobs(store, store.index.dead_blobs())
@@ -135,11 +140,25 @@ def finish_evictions(store: Store) -> tuple[int, int]:
     return max(0, before.bytes - after.bytes), max(0, before.blobs - after.blobs)
 
 
+@contextmanager
+def passed_over(store: Store, entry_id: str) -> Iterator[None]:
+    """An entry that cannot be removed stays, and counts, but is in the way of no other."""
+    try:
+        yield
+    except (IndexDamaged, IndexNewer):
+        raise
+    except WeightError as error:
+        if entry_id not in store.stuck:
+            store.stuck.add(entry_id)
+            _log.warning("the weight cache cannot remove its entry %s: %s", entry_id, error)
+
+
 def remove_entry(store: Store, entry_id: str) -> None:
     """Take an entry that is EVICTING out; the caller holds its folder alone, or there is none."""
     trash = store.layout.to_trash(store.layout.entry(entry_id))
     store.system.reached("trashed")
     store.checked.discard(entry_id)
+    store.stuck.discard(entry_id)
     dead = store.index.forget(entry_id)
     store.system.reached("forgotten")
     unlink_blobs(store, dead)
@@ -261,7 +280,7 @@ def _is_leased(store: Store, entry_id: str) -> bool:
 
 def _more_is_going(store: Store) -> bool:
     going = [row.entry_id for row in store.index.unfinished() if row.state == "EVICTING"]
-    if any(not _is_leased(store, entry_id) for entry_id in going):
+    if any(each not in store.stuck and not _is_leased(store, each) for each in going):
         return True
     return bool(store.index.dead_blobs())
 

@@ -11,7 +11,12 @@ from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING
 
 from thalamus_lite.errors import WeightError
-from thalamus_lite.weights.entries.eviction import drop_partial, remove_entry, unlink_blobs
+from thalamus_lite.weights.entries.eviction import (
+    drop_partial,
+    passed_over,
+    remove_entry,
+    unlink_blobs,
+)
 from thalamus_lite.weights.entries.holds import take_over
 from thalamus_lite.weights.entries.layout import NO_LINK, disk_errors, link_or_copy, remove
 from thalamus_lite.weights.entries.strangers import drop, entries_in_use, strangers_to
@@ -41,7 +46,8 @@ def recover(store: Store) -> None:
     unfinished = store.index.unfinished()
     for row in unfinished:
         try:
-            _RECOVER[row.state](store, row)
+            with passed_over(store, row.entry_id):
+                _RECOVER[row.state](store, row)
         except FileNotFoundError:
             # Another opener recovers beside us, and was faster.
             continue

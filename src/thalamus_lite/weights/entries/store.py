@@ -29,7 +29,10 @@ class EntryDamaged(WeightCorrupt):
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """``locks_hold`` False: ``flock`` does nothing here: no lock says that its holder is alone."""
+    """``locks_hold`` False: ``flock`` does nothing here: no lock says that its holder is alone.
+
+    ``stuck``: the ids of entries that are EVICTING and could not be removed.
+    """
 
     layout: Layout
     index: Index
@@ -38,6 +41,7 @@ class Store:
     leases: LeaseBook
     locks_hold: bool
     checked: set[str]
+    stuck: set[str]
 
     def lock(self, entry_id: str, kind: int) -> int | None:
         """A descriptor; None while somebody is in the way. Raises FileNotFoundError."""
