@@ -6,6 +6,8 @@ import ctypes
 import errno
 import os
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import closing, suppress
 from pathlib import Path
@@ -664,6 +666,36 @@ def test_what_can_neither_be_moved_nor_deleted_is_an_error(
             cache.clear()
     cache.clear()
     assert audit(root) == []
+
+
+_READ_ONLY = """
+import os
+from pathlib import Path
+from thalamus_lite.weights.entries.layout import remove
+
+if os.geteuid() == 0:
+    os.setuid(65534)
+made, kept = Path("made"), Path("kept")
+kept.mkdir(mode=0o500)
+(made / "a" / "b").mkdir(parents=True)
+(made / "a" / "link").symlink_to("../../kept")
+for folder in (made, made / "a", made / "a" / "b"):
+    (folder / "w.bin").write_bytes(b"x")
+for folder in (made / "a" / "b", made / "a", made):
+    folder.chmod(0o555)
+remove(made)
+print(made.exists(), oct(kept.stat().st_mode & 0o777))
+"""
+
+
+def test_read_only_folders_that_a_function_has_made_do_not_stay(root: Path) -> None:
+    """In a process of its own that is not root's, who may do everything."""
+    root.mkdir()
+    root.chmod(0o777)
+    done = subprocess.run(
+        [sys.executable, "-c", _READ_ONLY], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False 0o500\n"
 
 
 def test_an_entry_that_cannot_be_removed_is_in_nobodys_way(

@@ -209,8 +209,21 @@ def remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
+            if path.exists():
+                _make_writable(path)
+                shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink()
+
+
+def _make_writable(folder: Path) -> None:
+    """Whoever made it for `put` may have left its folders read-only: nothing goes from such."""
+    folder.chmod(0o700)
+    for parent, names, _ in os.walk(folder):
+        for name in names:
+            below = os.path.join(parent, name)
+            if not os.path.islink(below):
+                os.chmod(below, 0o700)
 
 
 def _delete(path: Path) -> None:
