@@ -110,7 +110,9 @@ class Counted:
         async def counted_receive() -> Any:
             nonlocal read
             message = await receive()
-            if not read and message["type"] == "http.request" and not message.get("more_body"):
+            whole = message["type"] == "http.request" and not message.get("more_body")
+            # What is read behind an answer is thrown away (ADR 0019), not accepted.
+            if whole and not read and starts == 0:
                 read = True
                 self.accepted += 1
             return message

@@ -108,7 +108,7 @@ async def test_no_request_is_lost_crossed_or_answered_twice(port: int) -> None:
     assert figures.sum("thalamus_queue_depth") == 0
     counted = {s: figures.sum("thalamus_requests_total", status=s) for s in STATUSES}
     after = json.loads(await told(storm, "/storm"))
-    assert after["accepted"] == after["answered"] == sum(counted.values()), counted
+    assert after["accepted"] == after["answered"] == sum(counted.values()), (after, counted)
     assert after["twice"] == 0
     assert counted["invalid"] == counted["rejected"] == 0
     # Whoever stayed got what was counted; of those who left, some were answered all the same.
