@@ -193,13 +193,12 @@ class Request:
             raise UnsupportedMediaType
 
     def is_sending(self) -> bool:
-        """Whether the client may be in the middle of a body that will not be read, on a connection
-        of this request alone.
+        """Whether the client may be in the middle of its body, where that was not read, on a
+        connection of this request alone.
         """
         headers = self.headers
         return (
-            self.unread
-            and self.scope["http_version"].startswith("1")
+            self.scope["http_version"].startswith("1")
             and (headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers)
             # It waits for an answer before it sends any.
             and b"expect" not in headers
@@ -215,7 +214,6 @@ class Request:
                 while more:
                     message = await asyncio.wait_for(self._receive(), pause_s)
                     more = message.get("more_body", False)
-        self.unread = False
 
     async def disconnected(self) -> None:
         """Return once the client is gone; only to be awaited after the body was read."""
