@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import math
 import os
 from collections import Counter
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from thalamus_lite.errors import WeightError
 from thalamus_lite.weights.entries.holds import take_over
 from thalamus_lite.weights.entries.layout import remove
-from thalamus_lite.weights.index.sqlerrors import IndexDamaged, IndexNewer
+from thalamus_lite.weights.entries.store import passed_over
 from thalamus_lite.weights.lease import unlock
 from thalamus_lite.weights.transfer.giving_up import pause
 
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
 
     from thalamus_lite.weights.entries.store import Store
     from thalamus_lite.weights.index.records import Candidate, Unfinished
-
-_log = logging.getLogger("thalamus_lite")
 
 PAGE = 64
 """Entries looked at, locked and removed at a time: each lock is a descriptor."""
@@ -132,25 +128,17 @@ def finish_evictions(store: Store) -> tuple[int, int]:
     before = store.index.totals()
     for row in store.index.unfinished():
         if row.state == "EVICTING":
-            with passed_over(store, row.entry_id), ExitStack() as locks:
-                if _lock(store, row.entry_id, locks):
-                    remove_entry(store, row.entry_id)
+            with passed_over(store, row.entry_id):
+                finish_eviction(store, row)
     unlink_blobs(store, store.index.dead_blobs())
     after = store.index.totals()
     return max(0, before.bytes - after.bytes), max(0, before.blobs - after.blobs)
 
 
-@contextmanager
-def passed_over(store: Store, entry_id: str) -> Iterator[None]:
-    """An entry that cannot be removed stays, and counts, but is in the way of no other."""
-    try:
-        yield
-    except (IndexDamaged, IndexNewer):
-        raise
-    except WeightError as error:
-        if entry_id not in store.stuck:
-            store.stuck.add(entry_id)
-            _log.warning("the weight cache cannot remove its entry %s: %s", entry_id, error)
+def finish_eviction(store: Store, row: Unfinished) -> None:
+    with ExitStack() as locks:
+        if _lock(store, row.entry_id, locks):
+            remove_entry(store, row.entry_id)
 
 
 def remove_entry(store: Store, entry_id: str) -> None:

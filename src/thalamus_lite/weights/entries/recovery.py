@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
 import secrets
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from thalamus_lite.errors import WeightError
 from thalamus_lite.weights.entries.eviction import (
     drop_partial,
-    passed_over,
-    remove_entry,
+    finish_eviction,
     unlink_blobs,
 )
 from thalamus_lite.weights.entries.holds import take_over
 from thalamus_lite.weights.entries.layout import NO_LINK, disk_errors, link_or_copy, remove
+from thalamus_lite.weights.entries.store import passed_over
 from thalamus_lite.weights.entries.strangers import drop, entries_in_use, strangers_to
 from thalamus_lite.weights.index import schema, statements
 from thalamus_lite.weights.index.database import peek_version
@@ -210,18 +209,7 @@ def _drop_orphans(store: Store, known: set[str]) -> None:
                 store.leases.done_with(fd)
 
 
-def _recover_evicting(store: Store, row: Unfinished) -> None:
-    with ExitStack() as stack:
-        with suppress(FileNotFoundError):
-            fd = store.lock(row.entry_id, fcntl.LOCK_EX)
-            if fd is None:
-                return
-            store.leases.at_work(fd)
-            stack.callback(store.leases.done_with, fd)
-        remove_entry(store, row.entry_id)
-
-
-_RECOVER = {"FETCHING": _recover_fetching, "EVICTING": _recover_evicting}
+_RECOVER = {"FETCHING": _recover_fetching, "EVICTING": finish_eviction}
 
 
 def _manifests(layout: Layout, system: System) -> Iterator[Manifest]:

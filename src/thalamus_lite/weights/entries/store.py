@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import fcntl
+import logging
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from thalamus_lite.errors import WeightCorrupt
+from thalamus_lite.errors import WeightCorrupt, WeightError
 from thalamus_lite.weights.entries.layout import disk_errors
-from thalamus_lite.weights.index.sqlerrors import IndexDamaged
+from thalamus_lite.weights.index.sqlerrors import IndexDamaged, IndexNewer
 from thalamus_lite.weights.lease import EntryLease, lock_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from thalamus_lite.weights.entries.layout import Layout
     from thalamus_lite.weights.index.records import Known
     from thalamus_lite.weights.index.transactions import Index
     from thalamus_lite.weights.lease import LeaseBook
     from thalamus_lite.weights.options import CacheOptions, System
+
+
+_log = logging.getLogger("thalamus_lite")
 
 
 class EntryDamaged(WeightCorrupt):
@@ -98,3 +105,16 @@ class Store:
         if not whole:
             raise EntryDamaged(known.entry_id)
         self.checked.add(known.entry_id)
+
+
+@contextmanager
+def passed_over(store: Store, entry_id: str) -> Iterator[None]:
+    """An entry that cannot be removed stays, and counts, but is in the way of no other."""
+    try:
+        yield
+    except (IndexDamaged, IndexNewer):
+        raise
+    except WeightError as error:
+        if entry_id not in store.stuck:
+            store.stuck.add(entry_id)
+            _log.warning("the weight cache cannot remove its entry %s: %s", entry_id, error)
